@@ -1,0 +1,142 @@
+"""One safetensors file holds a model: weights, and in its header all that gives them meaning.
+
+Nothing is unpickled. The header's ``survey_gampen`` entry is JSON: architecture, dropout rates,
+targets, the range of data the model was trained on, metrics and provenance.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from survey_gampen.errors import InputError
+from survey_gampen.model.network import Gampen
+from survey_gampen.model.presets import Architecture
+from survey_gampen.model.targets import Targets
+
+#: Where the models that come with the package lie.
+WEIGHTS = Path(__file__).parent / "weights"
+_KEY = "survey_gampen"
+_FORMAT = 1
+
+
+@dataclass
+class Checkpoint:
+    """A model that can be used.
+
+    Attributes
+    ----------
+    network : Gampen
+        In evaluation mode, float32, on the CPU.
+    targets : Targets
+    meta : dict
+        ``band``, ``trained_on`` (ranges of the data), ``metrics``, ``provenance``.
+    sha256 : str
+        Of the file.
+    path : Path or None
+    """
+
+    network: Gampen
+    targets: Targets
+    meta: dict[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+    path: Path | None = None
+
+    @property
+    def config(self) -> Architecture:
+        """The network's architecture."""
+        return self.network.arch
+
+
+def shipped_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(p.stem for p in WEIGHTS.glob("*.safetensors"))
+
+
+def find_checkpoint(name_or_path: str | Path) -> Path:
+    """The file of a shipped model's name, or the path itself.
+
+    Raises
+    ------
+    InputError
+        If neither exists; names the shipped models.
+    """
+    shipped = WEIGHTS / f"{name_or_path}.safetensors"
+    if shipped.is_file():
+        return shipped
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    raise InputError(
+        f"no model {str(name_or_path)!r}: give a .safetensors file or one of "
+        f"{', '.join(shipped_models()) or '(none shipped)'}"
+    )
+
+
+def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
+    """Read a model.
+
+    Raises
+    ------
+    InputError
+        If it is missing, is no safetensors file or was not written by this package.
+    """
+    path = find_checkpoint(name_or_path)
+    try:
+        with safe_open(path, framework="pt") as f:
+            header = json.loads((f.metadata() or {}).get(_KEY, "null"))
+            tensors = {name: f.get_tensor(name).float() for name in f.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is not a readable safetensors file: {error}") from None
+    if not header or header.get("format") != _FORMAT:
+        raise InputError(f"{path} is not a survey-gampen model: train or convert one")
+    network = Gampen(Architecture.from_dict(header["architecture"]), header["rates"])
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: weights do not fit the architecture: {reason}") from None
+    return Checkpoint(
+        network=network.eval().requires_grad_(False),
+        targets=Targets.from_dict(header["targets"]),
+        meta=header["meta"],
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        path=path,
+    )
+
+
+def save_checkpoint(
+    path: Path,
+    network: Gampen,
+    targets: Targets,
+    meta: Mapping[str, Any],
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write a model, in half precision unless `dtype` says otherwise.
+
+    Raises
+    ------
+    ValueError
+        If a weight is not finite in `dtype`.
+    """
+    tensors = {k: v.detach().cpu().to(dtype).contiguous() for k, v in network.state_dict().items()}
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"weight {name} is not finite in {dtype}")
+    header = {
+        "format": _FORMAT,
+        "architecture": network.arch.to_dict(),
+        "rates": list(network.rates),
+        "targets": targets.to_dict(),
+        "meta": dict(meta),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, metadata={_KEY: json.dumps(header)})

@@ -1,0 +1,239 @@
+"""GAMPEN: a spatial transformer that crops, and a convolutional network that measures.
+
+Ghosh et al. 2021 (arXiv:2107.01654), after Jaderberg et al. 2015 (spatial transformer) and
+GaMorNet (Ghosh et al. 2020, ApJ 895, 112). The network is laid out for Monte-Carlo dropout: all
+that lies before the first dropout is :meth:`Gampen.prefix`, computed once a galaxy; the rest is
+:attr:`Gampen.blocks`, computed once a pass. A block is *mask, weight layer, ReLU, pool*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from survey_gampen.model.presets import Architecture
+
+#: (kernel, stride, padding, pool after?) of the five convolutions.
+_CONVOLUTIONS = ((11, 4, 2, True), (5, 1, 2, True), (3, 1, 1, False), (3, 1, 1, False), (3, 1, 1, True))
+
+
+class Block(nn.Module):
+    """A weight layer whose *input* is masked, and what follows it.
+
+    Attributes
+    ----------
+    site : int
+        Which dropout site its input is.
+    input_shape : tuple of int
+        Shape of the mask: (channels, height, width) or (features,).
+    weight_layer, after : Module
+        The convolution or linear layer; ReLU and pooling, or nothing after the last.
+    """
+
+    def __init__(
+        self, site: int, input_shape: tuple[int, ...], weight_layer: nn.Module, after: nn.Module
+    ) -> None:
+        super().__init__()
+        self.site = site
+        self.input_shape = input_shape
+        self.weight_layer = weight_layer
+        self.after = after
+
+    @property
+    def flat(self) -> bool:
+        """Whether the block works on flat features."""
+        return len(self.input_shape) == 1
+
+
+class Localisation(nn.Module):
+    """The six parameters of the affine transformation that crops an image."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        first, second, hidden = arch.localisation
+        self.pool = arch.localisation_pool
+        self.conv1 = nn.Conv2d(1, first, 11)
+        self.conv2 = nn.Conv2d(first, second, 9)
+        side = arch.size // arch.localisation_pool
+        sides = [side]  # of the input of each weight layer
+        for kernel in (11, 9):
+            sides.append((sides[-1] - kernel + 1 - 3) // 2 + 1)
+        self.fc1 = nn.Linear(second * sides[-1] ** 2, hidden)
+        self.fc2 = nn.Linear(hidden, 6)
+        self.input_shapes: list[tuple[int, ...]] = [
+            (1, side, side),
+            (first, sides[1], sides[1]),
+            (second * sides[-1] ** 2,),
+            (hidden,),
+        ]
+        nn.init.zeros_(self.fc2.weight)
+        with torch.no_grad():
+            self.fc2.bias.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0]))
+
+    def forward(self, image: Tensor, masks: Sequence[Tensor | None] = (None,) * 4) -> Tensor:
+        """(n, 1, side, side) stretched images -> (n, 2, 3) transformations."""
+        if self.pool > 1:
+            image = F.avg_pool2d(image, self.pool)
+        x = F.max_pool2d(F.relu(self.conv1(_masked(image, masks[0]))), 3, 2)
+        x = F.max_pool2d(F.relu(self.conv2(_masked(x, masks[1]))), 3, 2).flatten(1)
+        x = F.relu(self.fc1(_masked(x, masks[2])))
+        return self.fc2(_masked(x, masks[3])).view(-1, 2, 3)
+
+
+class Gampen(nn.Module):
+    """The network.
+
+    Parameters
+    ----------
+    arch : Architecture
+        Widths and the like.
+    rates : float or sequence of float
+        Dropout rate, one for all sites or one a site. Sites are numbered in the order of the
+        blocks (0 is the input of the second convolution); with ``dropout="everywhere"`` the
+        localisation network's four and the first convolution's follow at the end.
+    """
+
+    def __init__(self, arch: Architecture, rates: float | Sequence[float] = 0.0) -> None:
+        super().__init__()
+        self.arch = arch
+        self.localisation = Localisation(arch)
+        widths = arch.convolutions
+        kernel, stride, padding, _ = _CONVOLUTIONS[0]
+        self.conv1 = nn.Conv2d(1, widths[0], kernel, stride, padding)
+        side = ((arch.size + 2 * padding - kernel) // stride + 1 - 3) // 2 + 1
+
+        blocks: list[Block] = []
+        for (n_in, n_out), (kernel, stride, padding, pooled) in zip(
+            pairwise(widths), _CONVOLUTIONS[1:], strict=True
+        ):
+            layer: nn.Module = nn.Conv2d(n_in, n_out, kernel, stride, padding)
+            after = nn.Sequential(nn.ReLU(), nn.MaxPool2d(3, 2)) if pooled else nn.ReLU()
+            blocks.append(Block(len(blocks), (n_in, side, side), layer, after))
+            side = (side - 3) // 2 + 1 if pooled else side
+        features = (widths[-1] * side * side, *arch.hidden, arch.outputs)
+        for n_in, n_out in pairwise(features):
+            extra = 6 if arch.head_sees_crop and n_in == features[0] else 0
+            last = n_out == arch.outputs
+            blocks.append(
+                Block(
+                    len(blocks),
+                    (n_in,),
+                    nn.Linear(n_in + extra, n_out),
+                    nn.Identity() if last else nn.ReLU(),
+                )
+            )
+        self.blocks = nn.ModuleList(blocks)
+        self.site_shapes: list[tuple[int, ...]] = [b.input_shape for b in blocks]
+        if arch.dropout == "everywhere":
+            self.site_shapes += [*self.localisation.input_shapes, (1, arch.size, arch.size)]
+        n_sites = len(self.site_shapes)
+        self.rates = (rates,) * n_sites if isinstance(rates, (int, float)) else tuple(rates)
+        if len(self.rates) != n_sites:
+            raise ValueError(f"{n_sites} dropout sites, {len(self.rates)} rates")
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) or (
+                isinstance(module, nn.Linear) and module is not self.localisation.fc2
+            ):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+
+    @property
+    def dropout(self) -> str:
+        """Where dropout acts: "regression" or "everywhere"."""
+        return self.arch.dropout
+
+    def stretch(self, image: Tensor) -> Tensor:
+        """(n, size, size) pixels [nJy] -> (n, 1, size, size) that the network sees."""
+        # torch.asinh is stable for large negative pixels; log(x + sqrt(x^2 + 1)) is not.
+        return torch.asinh(image / self.arch.stretch).unsqueeze(1)
+
+    def crop(self, stretched: Tensor, theta: Tensor) -> Tensor:
+        """Resample (n, 1, size, size) images by the transformations (n, 2, 3)."""
+        grid = F.affine_grid(theta, list(stretched.shape), align_corners=False)
+        return F.grid_sample(stretched, grid, padding_mode="zeros", align_corners=False)
+
+    def prefix(
+        self, image: Tensor, masks: Sequence[Tensor | None] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """All that comes before the first block.
+
+        Parameters
+        ----------
+        image : Tensor, (n, size, size)
+            Pixels [nJy].
+        masks : sequence of five Tensor or None
+            Masks of the localisation network's sites and of the first convolution's, which
+            ``dropout="everywhere"`` alone has.
+
+        Returns
+        -------
+        features : Tensor, (n, channels, side, side)
+            Input of the first block.
+        theta : Tensor, (n, 2, 3)
+            Affine transformation: output coordinates (-1 to 1) to input coordinates.
+        """
+        masks = masks or (None,) * 5
+        stretched = self.stretch(image)
+        theta = self.localisation(stretched, masks[:4])
+        # The sampler works on coordinates: bfloat16 could not tell neighbouring pixels apart.
+        with torch.autocast(stretched.device.type, enabled=False):
+            cropped = self.crop(stretched, theta.float())
+        x = F.max_pool2d(F.relu(self.conv1(_masked(cropped, masks[4]))), 3, 2)
+        return x, theta
+
+    def tail(
+        self, features: Tensor, theta: Tensor, masks: Sequence[Tensor | None] | None = None
+    ) -> Tensor:
+        """The blocks in order: the readable reference of one Monte-Carlo pass.
+
+        Parameters
+        ----------
+        features, theta : Tensor
+            From :meth:`prefix`.
+        masks : sequence of Tensor or None
+            One a block, of shape ``site_shapes[block]`` (shared by all images) or with a
+            leading n: 0 or 1 / (1 - rate). None drops nothing.
+
+        Returns
+        -------
+        Tensor, (n, outputs)
+        """
+        masks = masks or (None,) * len(self.blocks)
+        x = features
+        seen_crop = False
+        for block, mask in zip(self.blocks, masks, strict=False):
+            assert isinstance(block, Block)
+            if block.flat:
+                x = x.flatten(1)
+            x = _masked(x, mask)
+            if block.flat and self.arch.head_sees_crop and not seen_crop:
+                x = torch.cat([x, theta.flatten(1).to(x.dtype)], dim=1)
+                seen_crop = True
+            x = block.after(block.weight_layer(x))
+        return x
+
+    def forward(self, image: Tensor, masks: Sequence[Tensor | None] | None = None) -> Tensor:
+        """Pixels (n, size, size) [nJy] -> outputs (n, outputs), under `masks` of all sites."""
+        n = len(self.blocks)
+        masks = list(masks or (None,) * len(self.site_shapes))
+        features, theta = self.prefix(image, masks[n:] or None)
+        return self.tail(features, theta, masks[:n])
+
+    def random_masks(self, n: int, like: Tensor) -> list[Tensor | None]:
+        """Independent masks for each of `n` images: for training, where passes are not shared."""
+        return [
+            None
+            if rate <= 0
+            else torch.empty((n, *shape), dtype=like.dtype, device=like.device)
+            .bernoulli_(1 - rate)
+            .div_(1 - rate)
+            for shape, rate in zip(self.site_shapes, self.rates, strict=True)
+        ]
+
+
+def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    return x if mask is None else x * mask.to(x.dtype)

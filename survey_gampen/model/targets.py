@@ -1,0 +1,76 @@
+"""What the network predicts: B/T, R_e and flux, each on a scale where a Gaussian is at home.
+
+===========  ==================================================================
+B/T          ``logit(margin + (1 - 2 margin) B/T)``
+R_e          ``ln(R_e / arcsec)``
+flux         ``ln(flux / nJy)``
+===========  ==================================================================
+
+then each minus its mean and over its standard deviation over the training set. The margin keeps
+pure disks and pure bulges at a finite logit; on the way back what falls beyond it *is* a pure
+disk or bulge, so a posterior can put a share of its draws on exactly 0 or 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+PARAMETERS = ("bt", "r_e", "flux")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The transformation and its inverse.
+
+    Attributes
+    ----------
+    mean, std : tuple of three float
+        Of the unscaled targets over the training set.
+    margin : float
+        Squeeze of B/T.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    margin: float = 0.02
+
+    @classmethod
+    def fit(cls, bt: ArrayLike, r_e: ArrayLike, flux: ArrayLike, margin: float = 0.02) -> Targets:
+        """Scaling from a training set: B/T, R_e [arcsec] and flux [nJy], each (n,)."""
+        raw = _raw(bt, r_e, flux, margin)
+        mean, std = raw.mean(0), raw.std(0)
+        return cls(tuple(map(float, mean)), tuple(map(float, std)), margin)  # type: ignore[arg-type]
+
+    def to_scaled(self, bt: ArrayLike, r_e: ArrayLike, flux: ArrayLike) -> NDArray[np.float32]:
+        """Physical values, each (n,) -> scaled targets (n, 3)."""
+        raw = _raw(bt, r_e, flux, self.margin)
+        return ((raw - np.array(self.mean)) / np.array(self.std)).astype(np.float32)
+
+    def to_physical(self, scaled: Tensor) -> Tensor:
+        """Scaled targets (..., 3) -> B/T, R_e [arcsec], flux [nJy] (..., 3), in float32."""
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=scaled.device)
+        std = torch.tensor(self.std, dtype=torch.float32, device=scaled.device)
+        raw = scaled.float() * std + mean
+        bt = (torch.sigmoid(raw[..., 0]) - self.margin) / (1 - 2 * self.margin)
+        return torch.stack([bt.clamp(0, 1), raw[..., 1].exp(), raw[..., 2].exp()], dim=-1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"mean": list(self.mean), "std": list(self.std), "margin": self.margin}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Targets:
+        """Inverse of :meth:`to_dict`."""
+        return cls(tuple(values["mean"]), tuple(values["std"]), values["margin"])
+
+
+def _raw(bt: ArrayLike, r_e: ArrayLike, flux: ArrayLike, margin: float) -> NDArray[np.float64]:
+    squeezed = margin + (1 - 2 * margin) * np.asarray(bt, dtype=float)
+    logit = np.log(squeezed) - np.log1p(-squeezed)
+    return np.stack([logit, np.log(np.asarray(r_e, float)), np.log(np.asarray(flux, float))], -1)
