@@ -1,0 +1,277 @@
+"""Settings of a run: what they are, and which of several places has the last word.
+
+From the last word to the first: command line, ``--config`` file, ``survey-gampen.toml`` beside the
+catalogue, the catalogue's own Parquet metadata, the survey profile, the defaults below. An unknown
+key is an error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from survey_gampen import paths, tomlfile
+from survey_gampen.errors import InputError
+from survey_gampen.survey import load_survey
+
+#: File that may lie beside a catalogue, and the key of the catalogue's Parquet metadata.
+BESIDE = "survey-gampen.toml"
+METADATA_KEY = b"survey_gampen"
+
+PRECISIONS = ("auto", "bf16", "fp32")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All options of ``survey-gampen run``, resolved.
+
+    Paths are absolute; a shipped thing is its bare name; a URL stays as it is.
+
+    Attributes
+    ----------
+    catalog : str
+        Parquet file, folder of Parquet files, or HATS catalogue.
+    images : str
+        Folder, glob or URL of the survey's images.
+    out : str
+        Folder of this run's results.
+    survey : str
+        Survey profile: name or TOML file.
+    band : str
+        Band of the images that are measured; it labels every row.
+    model : str
+        Shipped model's name, or a safetensors file.
+    cluster : str
+        Cluster profile: name or YAML file.
+    passes : int
+        Monte-Carlo passes, that is, draws a galaxy.
+    seed : int
+        Key of the dropout masks and of the draws, 0 <= seed < 2**63 (TOML's integers end there).
+    precision : {"auto", "bf16", "fp32"}
+        Arithmetic of the forward passes; auto takes the fastest that is accurate enough.
+    partition_rows : int or None
+        Most rows a partition should have. None: measured at planning.
+    limit : int or None
+        Only the first so many rows (after `select`).
+    select : str or None
+        Only the rows for which this expression over the catalogue's columns is true.
+    columns : tuple of str
+        Extra columns of the catalogue that are passed through to the output.
+    keep_samples : bool
+        Whether the joint draws are written as well.
+    keep_cutouts : bool or None
+        Whether cutouts stay once their posteriors are published. None: decided by their size.
+    lossy : float
+        0: cutouts are stored without loss; else the quantum of their pixels in units of the sky's
+        standard deviation.
+    plan_only : bool
+        Whether to stop after the plan.
+    """
+
+    catalog: str
+    images: str
+    out: str
+    survey: str = "hsc-wide"
+    band: str = ""
+    model: str = "survey"
+    cluster: str = "local"
+    passes: int = 1000
+    seed: int = 0
+    precision: str = "auto"
+    partition_rows: int | None = None
+    limit: int | None = None
+    select: str | None = None
+    columns: tuple[str, ...] = ()
+    keep_samples: bool = False
+    keep_cutouts: bool | None = None
+    lossy: float = 0.0
+    plan_only: bool = False
+
+    def as_table(self) -> dict[str, Any]:
+        """The settings as plain TOML values; :func:`from_table` makes the same settings of it."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["columns"] = list(self.columns)
+        return {key: value for key, value in values.items() if value is not None}
+
+
+#: Settings whose value is a place: relative to the file that names it.
+_PLACES = ("catalog", "images", "out")
+#: Settings whose value is a shipped thing's name, or a file.
+_NAMES = ("survey", "model", "cluster")
+#: Settings that say what is done once, not what a run is: only the command line has them.
+_COMMAND_ONLY = ("catalog", "plan_only")
+
+#: What a value must be: its type, and what to call it in an error.
+_TYPES: dict[str, tuple[type, str]] = {
+    **{key: (str, "a text") for key in (*_PLACES, *_NAMES, "band", "precision", "select")},
+    **{key: (int, "a whole number") for key in ("passes", "seed", "partition_rows", "limit")},
+    **{key: (bool, "true or false") for key in ("keep_samples", "keep_cutouts", "plan_only")},
+    "columns": (list, 'a list of column names such as ["z", "mag_g"]'),
+    "lossy": (float, "a number"),
+}
+_LOWEST = {"passes": 2, "seed": 0, "partition_rows": 1, "limit": 1}
+
+
+def resolve(cli: Mapping[str, Any], config: Path | None = None) -> Settings:
+    """Settings of a run, from all the places that may hold them.
+
+    Parameters
+    ----------
+    cli : Mapping
+        Options given on the command line, by field name of :class:`Settings`; those not given are
+        absent or None. ``catalog`` is always there.
+    config : Path, optional
+        TOML file of ``--config``.
+
+    Returns
+    -------
+    Settings
+        Complete and checked.
+
+    Raises
+    ------
+    InputError
+        For an unknown key, a value of a wrong type or out of range, a catalogue that is not there,
+        or when no images or no band are given anywhere.
+    """
+    catalog = Path(_absolute(str(cli["catalog"]), Path.cwd()))
+    if not catalog.exists():
+        raise InputError(f"{catalog}: no such catalogue; give a Parquet file or folder")
+
+    merged: dict[str, Any] = {"out": str(Path.cwd() / f"{catalog.stem}.gampen")}
+    for where, base, raw in _layers(catalog, config, cli):
+        merged.update(_layer(raw, where, base))
+    if "images" not in merged:
+        raise InputError(
+            f'no images: give --images PATH, or write images = "PATH" in {BESIDE} beside the '
+            "catalogue"
+        )
+    merged["band"] = _band(merged.get("band", ""), merged.get("survey", Settings.survey))
+    return from_table(merged, "settings")
+
+
+def from_table(table: Mapping[str, Any], where: str) -> Settings:
+    """Settings from a complete table, such as the one in ``run.toml``.
+
+    Raises
+    ------
+    InputError
+        For an unknown or missing key, or a value of a wrong type or out of range.
+    """
+    tomlfile.check_keys(table, _TYPES, where)
+    for key in _PLACES:
+        if key not in table:
+            raise InputError(f"{where}: key {key!r} is missing")
+    return Settings(**{key: _checked(key, value, where) for key, value in table.items()})
+
+
+def _layers(
+    catalog: Path, config: Path | None, cli: Mapping[str, Any]
+) -> Iterator[tuple[str, Path, Mapping[str, Any]]]:
+    """Yield (what to call it, folder its paths are relative to, keys), weakest first."""
+    home = catalog.parent
+    text = _catalog_metadata(catalog)
+    if text is not None:
+        where = f"metadata of {catalog}"
+        yield where, home, _file_keys(tomlfile.parse(text, where), where)
+    for path in (home / BESIDE, config):
+        if path is not None and (path == config or path.is_file()):
+            path = path.expanduser().absolute()
+            yield str(path), path.parent, _file_keys(tomlfile.read(path), str(path))
+    yield "command line", Path.cwd(), {key: v for key, v in cli.items() if v is not None}
+
+
+def _file_keys(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Keys of a file, hyphens as on the command line allowed, checked."""
+    table = {key.replace("-", "_"): value for key, value in raw.items()}
+    tomlfile.check_keys(table, set(_TYPES) - set(_COMMAND_ONLY), where)
+    return table
+
+
+def _layer(raw: Mapping[str, Any], where: str, base: Path) -> dict[str, Any]:
+    """One layer, checked and with its paths made absolute."""
+    values = {key: _checked(key, value, where) for key, value in raw.items()}
+    for key in values.keys() & {*_PLACES, *_NAMES}:
+        if key in _PLACES or paths.is_path(values[key]):
+            values[key] = _absolute(values[key], base)
+    return values
+
+
+def _checked(key: str, value: Any, where: str) -> Any:
+    """The value of a key, if it has the key's type and lies in its range."""
+    wanted, called = _TYPES[key]
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if wanted is list and isinstance(value, tuple):
+        value = list(value)
+    # A bool is an int to Python, not to a reader.
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        raise InputError(f"{where}: {key} must be {called}, is {value!r}")
+    if isinstance(value, list):
+        if not all(isinstance(word, str) and word for word in value):
+            raise InputError(f"{where}: {key} must be {called}, is {value!r}")
+        return tuple(dict.fromkeys(value))
+    if value == "" and key != "band":
+        raise InputError(f"{where}: {key} is empty")
+    if key in _LOWEST and not _LOWEST[key] <= value < 2**63:
+        raise InputError(f"{where}: {key} must be {_LOWEST[key]} or more, is {value}")
+    if key == "lossy" and not 0 <= value <= 1:
+        raise InputError(f"{where}: lossy is in units of the sky noise, 0 (off) to 1, is {value}")
+    if key == "precision" and value not in PRECISIONS:
+        raise InputError(f"{where}: precision must be one of {', '.join(PRECISIONS)}, is {value!r}")
+    return value
+
+
+def _band(band: str, survey_spec: str) -> str:
+    """The band asked for, or else the survey's own; must be one the survey has."""
+    survey = load_survey(survey_spec)
+    band = band or survey.default_band
+    if not band:
+        raise InputError(
+            f"no band: survey {survey.name!r} has no band of its own; give --band, such as --band g"
+        )
+    if survey.bands and band not in survey.bands:
+        raise InputError(
+            f"survey {survey.name!r} has no band {band!r}: choose one of {', '.join(survey.bands)}"
+        )
+    return band
+
+
+def _catalog_metadata(catalog: Path) -> str | None:
+    """Our TOML text in the catalogue's Parquet metadata; None where there is none.
+
+    A catalogue that cannot be read is no matter of settings: whoever opens its rows will say so.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = _first_file(catalog) if catalog.is_dir() else catalog
+    if path is None:
+        return None
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (pa.ArrowException, OSError):
+        return None
+    text = metadata.get(METADATA_KEY)
+    return None if text is None else text.decode("utf-8", errors="replace")
+
+
+def _first_file(folder: Path) -> Path | None:
+    """The file of a Parquet folder that speaks for all of it."""
+    for name in ("_common_metadata", "dataset/_common_metadata"):
+        if (folder / name).is_file():
+            return folder / name
+    for root, subfolders, files in os.walk(folder):
+        subfolders.sort()
+        found = sorted(f for f in files if f.endswith((".parquet", ".parq", ".pq")))
+        if found:
+            return Path(root) / found[0]
+    return None
+
+
+def _absolute(text: str, base: Path) -> str:
+    # abspath and not resolve: a link the user made is the name the user knows.
+    return text if "://" in text else os.path.abspath(base / Path(text).expanduser())
