@@ -106,9 +106,9 @@ _COMMAND_ONLY = ("catalog", "plan_only")
 
 #: What a value must be: its type, and what to call it in an error.
 _TYPES: dict[str, tuple[type, str]] = {
-    **{key: (str, "a text") for key in (*_PLACES, *_NAMES, "band", "precision", "select")},
-    **{key: (int, "a whole number") for key in ("passes", "seed", "partition_rows", "limit")},
-    **{key: (bool, "true or false") for key in ("keep_samples", "keep_cutouts", "plan_only")},
+    **dict.fromkeys((*_PLACES, *_NAMES, "band", "precision", "select"), (str, "a text")),
+    **dict.fromkeys(("passes", "seed", "partition_rows", "limit"), (int, "a whole number")),
+    **dict.fromkeys(("keep_samples", "keep_cutouts", "plan_only"), (bool, "true or false")),
     "columns": (list, 'a list of column names such as ["z", "mag_g"]'),
     "lossy": (float, "a number"),
 }
@@ -202,6 +202,19 @@ def _layer(raw: Mapping[str, Any], where: str, base: Path) -> dict[str, Any]:
 
 def _checked(key: str, value: Any, where: str) -> Any:
     """The value of a key, if it has the key's type and lies in its range."""
+    value = _typed(key, value, where)
+    if value == "" and key != "band":
+        raise InputError(f"{where}: {key} is empty")
+    if key in _LOWEST and not _LOWEST[key] <= value < 2**63:
+        raise InputError(f"{where}: {key} must be {_LOWEST[key]} or more, is {value}")
+    if key == "lossy" and not 0 <= value <= 1:
+        raise InputError(f"{where}: lossy is in units of the sky noise, 0 (off) to 1, is {value}")
+    if key == "precision" and value not in PRECISIONS:
+        raise InputError(f"{where}: precision must be one of {', '.join(PRECISIONS)}, is {value!r}")
+    return value
+
+
+def _typed(key: str, value: Any, where: str) -> Any:
     wanted, called = _TYPES[key]
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -214,14 +227,6 @@ def _checked(key: str, value: Any, where: str) -> Any:
         if not all(isinstance(word, str) and word for word in value):
             raise InputError(f"{where}: {key} must be {called}, is {value!r}")
         return tuple(dict.fromkeys(value))
-    if value == "" and key != "band":
-        raise InputError(f"{where}: {key} is empty")
-    if key in _LOWEST and not _LOWEST[key] <= value < 2**63:
-        raise InputError(f"{where}: {key} must be {_LOWEST[key]} or more, is {value}")
-    if key == "lossy" and not 0 <= value <= 1:
-        raise InputError(f"{where}: lossy is in units of the sky noise, 0 (off) to 1, is {value}")
-    if key == "precision" and value not in PRECISIONS:
-        raise InputError(f"{where}: precision must be one of {', '.join(PRECISIONS)}, is {value!r}")
     return value
 
 

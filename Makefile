@@ -1,0 +1,49 @@
+# Each target does all of its own set-up: a fresh clone, Python 3.11, nothing else.
+#   make demo    the real thing on a small simulated sky, ends with posteriors beside the truth
+#   make test    all tests but those that need a Slurm cluster
+#   make lint    style and types
+#   make bench   timings; prints what it measures
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+# The environment is made again when the lock, the package's own metadata or the tree's place change.
+STAMP := .venv/.ready-$(shell { cat requirements.lock pyproject.toml; pwd; } | sha256sum | cut -c1-16)
+
+.PHONY: demo test lint format bench env clean
+
+demo: $(STAMP)
+	$(BIN)/survey-gampen demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slurm" $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+env: $(STAMP)
+
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "Python 3.11 or newer is needed; choose one with: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "python3-venv is missing; install it with: sudo apt install python3-venv" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@echo "installing the packages of requirements.lock into .venv (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  --no-build-isolation --editable .
+	@rm -f .venv/.ready-*
+	@touch $@
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

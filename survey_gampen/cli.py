@@ -1,0 +1,272 @@
+"""The command line: verbs, nothing else.
+
+Each verb imports what it needs when it is called, so that ``--help`` and a mistyped option answer
+at once.
+
+Exit codes: 0 all done; 2 usage or input; 3 some partitions quarantined; 75 a cause outside the
+data, or interrupted: the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from survey_gampen import __version__
+from survey_gampen.errors import GampenError, Interrupted
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the program's name; those of the process by default.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    args = parser().parse_args(argv)
+    try:
+        return int(args.call(args))
+    except GampenError as error:
+        print(f"survey-gampen: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("survey-gampen: interrupted: the same command goes on", file=sys.stderr)
+        return Interrupted.exit_code
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    top = argparse.ArgumentParser(
+        prog="survey-gampen",
+        description="Bayesian posteriors of bulge-to-total ratio, half-light radius and flux "
+        "for every galaxy of a catalogue.",
+    )
+    top.add_argument("--version", action="version", version=f"survey-gampen {__version__}")
+    verbs = top.add_subparsers(metavar="VERB", required=True)
+    _add_run(verbs)
+    _add_resume(verbs)
+    _add_status(verbs)
+    _add_compact(verbs)
+    _add_simulate(verbs)
+    _add_train(verbs)
+    _add_evaluate(verbs)
+    _add_demo(verbs)
+    return top
+
+
+# --- the main job ---------------------------------------------------------------------------
+
+Verbs = argparse._SubParsersAction
+
+
+def _add_run(verbs: Verbs) -> None:
+    run = verbs.add_parser(
+        "run",
+        help="measure every galaxy of a catalogue; again on the same OUT: goes on",
+        epilog="Options may also stand in survey-gampen.toml beside the catalogue, in --config, or "
+        "in the catalogue's Parquet metadata under the key survey_gampen; the command line wins.",
+    )
+    add = run.add_argument
+    add("catalog", metavar="CATALOG", help="Parquet file or folder, or HATS catalogue")
+    add("--images", metavar="PATH|URL", help="folder, glob or URL of the survey's images")
+    add("--survey", metavar="NAME|FILE", help="survey profile (default hsc-wide)")
+    add("--band", metavar="B", help="band to measure (default: the survey profile's)")
+    add("--model", metavar="NAME|FILE", help="shipped model or safetensors file")
+    add("--cluster", metavar="NAME|FILE", help="cluster profile (default local)")
+    add("--out", metavar="DIR", help="results (default: CATALOG's name with .gampen, here)")
+    add("--passes", type=int, metavar="N", help="Monte-Carlo passes a galaxy (default 1000)")
+    add("--seed", type=int, metavar="N", help="key of all random numbers (default 0)")
+    add("--precision", choices=("auto", "bf16", "fp32"), help="arithmetic (default auto)")
+    add("--partition-rows", type=int, metavar="N", help="most rows a partition (default: measured)")
+    add("--limit", type=int, metavar="N", help="only the first N rows")
+    add("--select", metavar="EXPR", help='only rows for which EXPR is true, such as "mag_g < 21"')
+    add("--columns", type=_comma_list, metavar="A,B", help="extra columns to pass through")
+    add(
+        "--keep-samples",
+        action=argparse.BooleanOptionalAction,
+        help="write the joint draws as well (default: no)",
+    )
+    cutouts = run.add_mutually_exclusive_group()
+    cutouts.add_argument(
+        "--keep-cutouts",
+        dest="keep_cutouts",
+        action="store_true",
+        default=None,
+        help="keep cutouts after publication (default: unless they are very large)",
+    )
+    cutouts.add_argument(
+        "--drop-cutouts",
+        dest="keep_cutouts",
+        action="store_false",
+        default=None,
+        help="remove cutouts once their posteriors are published",
+    )
+    add(
+        "--lossy",
+        type=float,
+        metavar="Q",
+        help="store cutouts quantised to Q times the sky noise (default 0: without loss)",
+    )
+    add("--plan-only", action="store_true", help="print the plan and its cost, and stop")
+    add("--config", type=Path, metavar="FILE", help="TOML file with any of these options")
+    run.set_defaults(call=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from survey_gampen.config import resolve
+    from survey_gampen.run.runner import run
+
+    given = {key: value for key, value in vars(args).items() if key not in ("call", "config")}
+    return run(resolve(given, args.config))
+
+
+def _add_resume(verbs: Verbs) -> None:
+    resume = verbs.add_parser(
+        "resume", help="go on with a run; quarantined partitions are tried again"
+    )
+    add = resume.add_argument
+    _add_out(resume)
+    add("--cluster", metavar="NAME|FILE", help="cluster profile (default: the run's own)")
+    add("--redo", metavar="FLAG", help="do partitions again whose rows carry this status flag")
+    resume.set_defaults(call=_resume)
+
+
+def _resume(args: argparse.Namespace) -> int:
+    from survey_gampen.run.runner import resume
+
+    return resume(args.out, args.cluster, args.redo)
+
+
+def _add_status(verbs: Verbs) -> None:
+    status = verbs.add_parser("status", help="what is done, what is left, what failed and why")
+    _add_out(status)
+    status.add_argument("--json", action="store_true", help="for programs")
+    status.set_defaults(call=_status)
+
+
+def _status(args: argparse.Namespace) -> int:
+    from survey_gampen.run.status import print_status
+
+    return print_status(args.out, args.json)
+
+
+def _add_compact(verbs: Verbs) -> None:
+    compact = verbs.add_parser("compact", help="merge many small result files into few large ones")
+    _add_out(compact)
+    compact.set_defaults(call=_compact)
+
+
+def _compact(args: argparse.Namespace) -> int:
+    from survey_gampen.catalog.compact import compact
+
+    return compact(args.out)
+
+
+# --- the science side -----------------------------------------------------------------------
+
+
+def _add_simulate(verbs: Verbs) -> None:
+    simulate = verbs.add_parser("simulate", help="galaxies with known truth (needs GalSim)")
+    add = simulate.add_argument
+    add("population", metavar="POPULATION", help="shipped population (hsc-wide) or TOML file")
+    add("--n", type=int, required=True, metavar="N", help="galaxies")
+    add("--out", type=Path, required=True, metavar="DIR", help="where they go")
+    add("--seed", type=int, default=0, metavar="N", help="galaxy i of a seed is always the same")
+    add("--psf", type=Path, nargs="+", default=[], metavar="FITS", help="real PSFs to mix in")
+    add("--parts", action="store_true", help="noiseless parts: noise and flux are drawn in training")
+    add("--workers", type=int, metavar="N", help="processes (default: one a core)")
+    simulate.set_defaults(call=_simulate)
+
+
+def _simulate(args: argparse.Namespace) -> int:
+    from survey_gampen.training.simulate import main
+
+    return main(
+        args.population,
+        args.n,
+        args.out,
+        seed=args.seed,
+        psfs=tuple(args.psf),
+        parts=args.parts,
+        workers=args.workers,
+    )
+
+
+def _add_train(verbs: Verbs) -> None:
+    train = verbs.add_parser("train", help="train a network; again: goes on after the last epoch")
+    add = train.add_argument
+    add("data", type=Path, metavar="DATA", help="what `simulate` made")
+    add("--out", type=Path, required=True, metavar="DIR", help="checkpoints and log")
+    add("--preset", default="survey", metavar="NAME", help="network (default survey)")
+    add("--epochs", type=int, default=8, metavar="N", help="default 8")
+    add("--rate", type=float, metavar="P", help="dropout rate (default: the preset's)")
+    add("--start", type=Path, metavar="FILE", help="weights to begin with (fine-tuning)")
+    add("--seed", type=int, default=0, metavar="N", help="default 0")
+    train.set_defaults(call=_train)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from survey_gampen.training.loop import main
+
+    return main(
+        args.data,
+        args.out,
+        preset=args.preset,
+        epochs=args.epochs,
+        rate=args.rate,
+        start=args.start,
+        seed=args.seed,
+    )
+
+
+def _add_evaluate(verbs: Verbs) -> None:
+    evaluate = verbs.add_parser("evaluate", help="posteriors against known truth")
+    add = evaluate.add_argument
+    add("data", type=Path, metavar="DATA", help="what `simulate` made, unseen by the training")
+    add("--model", default="survey", metavar="NAME|FILE", help="shipped model or safetensors file")
+    add("--passes", type=int, default=1000, metavar="N", help="default 1000")
+    add("--out", type=Path, metavar="FILE", help="JSON file for the numbers")
+    evaluate.set_defaults(call=_evaluate)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from survey_gampen.training.evaluate import main
+
+    return main(args.data, model=args.model, passes=args.passes, out=args.out)
+
+
+def _add_demo(verbs: Verbs) -> None:
+    demo = verbs.add_parser("demo", help="the real thing on a small simulated sky")
+    demo.add_argument(
+        "--out", type=Path, default=Path("demo"), metavar="DIR", help="results (default demo/)"
+    )
+    demo.set_defaults(call=_demo)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from survey_gampen.report.demo import main
+
+    return main(args.out)
+
+
+# --- shared ---------------------------------------------------------------------------------
+
+
+def _add_out(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("out", type=Path, metavar="OUT", help="folder of the run")
+
+
+def _comma_list(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
