@@ -122,10 +122,13 @@ def _add_run(verbs: Verbs) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from survey_gampen.config import resolve
-    from survey_gampen.run.runner import run
 
     given = {key: value for key, value in vars(args).items() if key not in ("call", "config")}
-    return run(resolve(given, args.config))
+    settings = resolve(given, args.config)
+    # Only now, for it loads Dask: a slip in the settings is told at once.
+    from survey_gampen.run.runner import run
+
+    return run(settings)
 
 
 def _add_resume(verbs: Verbs) -> None:
@@ -181,7 +184,9 @@ def _add_simulate(verbs: Verbs) -> None:
     add("--out", type=Path, required=True, metavar="DIR", help="where they go")
     add("--seed", type=int, default=0, metavar="N", help="galaxy i of a seed is always the same")
     add("--psf", type=Path, nargs="+", default=[], metavar="FITS", help="real PSFs to mix in")
-    add("--parts", action="store_true", help="noiseless parts: noise and flux are drawn in training")
+    add(
+        "--parts", action="store_true", help="parts without noise, for training"
+    )
     add("--workers", type=int, metavar="N", help="processes (default: one a core)")
     simulate.set_defaults(call=_simulate)
 

@@ -181,7 +181,8 @@ def _layers(
         if path is not None and (path == config or path.is_file()):
             path = path.expanduser().absolute()
             yield str(path), path.parent, _file_keys(tomlfile.read(path), str(path))
-    yield "command line", Path.cwd(), {key: v for key, v in cli.items() if v is not None}
+    given = {key: value for key, value in cli.items() if value is not None}
+    yield "command line", Path.cwd(), given | {"catalog": str(catalog)}
 
 
 def _file_keys(raw: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -1,0 +1,63 @@
+"""Fixtures that many tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# A busy machine is no failure: hypothesis judges examples, not their time.
+settings.register_profile("default", deadline=None)
+settings.load_profile("default")
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """A test that asks for the fixture `realdata` carries the marker of that name."""
+    for item in items:
+        if "realdata" in getattr(item, "fixturenames", ()):
+            item.add_marker("realdata")
+
+
+@pytest.fixture(scope="session")
+def realdata() -> Path:
+    """The folder of real images; the test is skipped where there is none."""
+    folder = Path(os.environ.get("SURVEY_GAMPEN_REALDATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip("no real images: set SURVEY_GAMPEN_REALDATA to their folder")
+    return folder
+
+
+@pytest.fixture
+def make_catalog(tmp_path: Path) -> Callable[..., Path]:
+    """Write a Parquet catalogue of `n` galaxies around a point and return its path."""
+
+    def make(
+        name: str = "catalog.parquet",
+        n: int = 10,
+        *,
+        metadata: dict[bytes, bytes] | None = None,
+        **columns: object,
+    ) -> Path:
+        rng = np.random.default_rng(0)
+        table = pa.table(
+            {
+                "object_id": np.arange(n, dtype=np.int64),
+                "ra": 150.0 + rng.uniform(-0.1, 0.1, n),
+                "dec": 2.0 + rng.uniform(-0.1, 0.1, n),
+                **columns,
+            }
+        )
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table.replace_schema_metadata(metadata), path)
+        return path
+
+    return make
