@@ -184,9 +184,7 @@ def _add_simulate(verbs: Verbs) -> None:
     add("--out", type=Path, required=True, metavar="DIR", help="where they go")
     add("--seed", type=int, default=0, metavar="N", help="galaxy i of a seed is always the same")
     add("--psf", type=Path, nargs="+", default=[], metavar="FITS", help="real PSFs to mix in")
-    add(
-        "--parts", action="store_true", help="parts without noise, for training"
-    )
+    add("--parts", action="store_true", help="parts without noise, for training")
     add("--workers", type=int, metavar="N", help="processes (default: one a core)")
     simulate.set_defaults(call=_simulate)
 
@@ -208,13 +206,16 @@ def _simulate(args: argparse.Namespace) -> int:
 def _add_train(verbs: Verbs) -> None:
     train = verbs.add_parser("train", help="train a network; again: goes on after the last epoch")
     add = train.add_argument
-    add("data", type=Path, metavar="DATA", help="what `simulate` made")
-    add("--out", type=Path, required=True, metavar="DIR", help="checkpoints and log")
-    add("--preset", default="survey", metavar="NAME", help="network (default survey)")
-    add("--epochs", type=int, default=8, metavar="N", help="default 8")
-    add("--rate", type=float, metavar="P", help="dropout rate (default: the preset's)")
-    add("--start", type=Path, metavar="FILE", help="weights to begin with (fine-tuning)")
-    add("--seed", type=int, default=0, metavar="N", help="default 0")
+    add("recipe", metavar="RECIPE", help="shipped recipe (default) or TOML file")
+    add("--data", type=Path, required=True, metavar="DIR", help="what `simulate --parts` made")
+    add("--out", type=Path, required=True, metavar="DIR", help="state and model")
+    add("--init", metavar="NAME|FILE", help="model whose weights to start from (fine-tuning)")
+    add("--device", default="cpu", metavar="D", help="cpu (default) or cuda")
+    add("--preset", metavar="NAME", help="network, instead of the recipe's")
+    add("--epochs", type=int, metavar="N", help="instead of the recipe's")
+    add("--dropout-rate", type=float, metavar="P", help="instead of the recipe's")
+    add("--learning-rate", type=float, metavar="L", help="instead of the recipe's")
+    add("--seed", type=int, metavar="N", help="instead of the recipe's")
     train.set_defaults(call=_train)
 
 
@@ -222,12 +223,15 @@ def _train(args: argparse.Namespace) -> int:
     from survey_gampen.training.loop import main
 
     return main(
+        args.recipe,
         args.data,
         args.out,
+        init=args.init,
+        device=args.device,
         preset=args.preset,
         epochs=args.epochs,
-        rate=args.rate,
-        start=args.start,
+        dropout_rate=args.dropout_rate,
+        learning_rate=args.learning_rate,
         seed=args.seed,
     )
 
