@@ -206,7 +206,7 @@ def _simulate(args: argparse.Namespace) -> int:
 def _add_train(verbs: Verbs) -> None:
     train = verbs.add_parser("train", help="train a network; again: goes on after the last epoch")
     add = train.add_argument
-    add("recipe", metavar="RECIPE", help="shipped recipe (default) or TOML file")
+    add("recipe", metavar="RECIPE", help="shipped recipe (survey) or TOML file")
     add("--data", type=Path, required=True, metavar="DIR", help="what `simulate --parts` made")
     add("--out", type=Path, required=True, metavar="DIR", help="state and model")
     add("--init", metavar="NAME|FILE", help="model whose weights to start from (fine-tuning)")
