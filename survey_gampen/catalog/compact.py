@@ -78,10 +78,10 @@ def compact(out: Path, *, smallest: int = SMALLEST, largest: int = LARGEST) -> i
     leaves = published(posteriors)
     groups = list(_groups(_Plan(plan, leaves), leaves, smallest, largest))
     for count, (target, members) in enumerate(groups, start=1):
-        files = [leaf_path(posteriors, member) for member in members]
+        files = [leaf_path(posteriors, *member) for member in members]
         rows = sum(pq.read_metadata(file).num_rows for file in files)
         commit.publish(
-            leaf_path(posteriors, target),
+            leaf_path(posteriors, *target),
             partial(write_merged, files=files, pixels=members),
             partial(check_leaf, pixel=target, rows=rows),
             staging,
@@ -114,11 +114,11 @@ def expand(out: Path, partitions: Iterable[HasPixel]) -> int:
     held = {Pixel(p.norder, p.npix): leaves.leaf_of(p) for p in partitions}
     merged = {leaf for pixel, leaf in held.items() if leaf is not None and leaf != pixel}
     for leaf in sorted(merged):
-        source = leaf_path(posteriors, leaf)
+        source = leaf_path(posteriors, *leaf)
         parts = read_parts(source)
         for part in parts:
             commit.publish(
-                leaf_path(posteriors, part),
+                leaf_path(posteriors, part.norder, part.npix),
                 partial(write_part, merged=source, part=part),
                 partial(check_leaf, pixel=Pixel(part.norder, part.npix), rows=part.rows),
                 staging,

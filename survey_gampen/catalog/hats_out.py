@@ -48,10 +48,9 @@ class HasPixel(Protocol):
     def npix(self) -> int: ...
 
 
-def leaf_path(posteriors_dir: Path, pixel: HasPixel) -> Path:
+def leaf_path(posteriors_dir: Path, norder: int, npix: int) -> Path:
     """Where the leaf of a HEALPix pixel stands."""
-    place = HealpixPixel(pixel.norder, pixel.npix)
-    return Path(paths.pixel_catalog_file(posteriors_dir, place).path)
+    return Path(paths.pixel_catalog_file(posteriors_dir, HealpixPixel(norder, npix)).path)
 
 
 def leaf_pixels(posteriors_dir: Path) -> Iterator[Pixel]:
@@ -162,7 +161,7 @@ def write_index(
         Number of rows published.
     """
     leaves = published(posteriors_dir)
-    files = [leaf_path(posteriors_dir, pixel) for pixel in leaves]
+    files = [leaf_path(posteriors_dir, *pixel) for pixel in leaves]
     with ThreadPoolExecutor(8) as pool:
         counts = list(pool.map(lambda file: pq.read_metadata(file).num_rows, files))
     if files:
@@ -197,7 +196,7 @@ def _write_lines(path: Path, lines: list[str]) -> None:
 def remove_shadowed(posteriors_dir: Path, leaves: PublishedSet) -> None:
     """Remove the leaves that lie inside another one. The index must not name them any more."""
     for pixel in leaves.shadowed:
-        commit.remove(leaf_path(posteriors_dir, pixel))
+        commit.remove(leaf_path(posteriors_dir, *pixel))
 
 
 def _write_properties(
