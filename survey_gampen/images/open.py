@@ -1,0 +1,59 @@
+"""From what the user wrote after ``--images`` to a source of pixels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from survey_gampen.errors import InputError
+from survey_gampen.images import footprints
+from survey_gampen.images.base import ImageSource
+from survey_gampen.images.gampen import GampenSource, is_gampen_folder
+from survey_gampen.images.tiles import TileSource
+from survey_gampen.survey import Survey
+
+
+def open_images(
+    spec: str | os.PathLike[str] | Sequence[str],
+    survey: Survey,
+    band: str | None = None,
+    model_pixel_scale: float | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    *,
+    variance: bool = False,
+) -> ImageSource:
+    """Open a folder, file, glob pattern or list of images.
+
+    Parameters
+    ----------
+    spec : str, path or list of them
+        A folder with ``info.csv`` and ``cutouts/`` is of GaMPEN's layout, and so is any folder
+        under a profile that says so; all else are tiles.
+    survey : Survey
+        The profile.
+    band : str, optional
+        Images of other bands are left out; those that do not tell theirs are taken.
+    model_pixel_scale : float, optional
+        Arcsec a pixel of the cutouts; default: the images' own.
+    cache_dir : path, optional
+        Where the index of images is kept. Without one all headers are read.
+    variance : bool
+        Whether cutouts come with variances where the files have them.
+
+    Raises
+    ------
+    InputError
+        Nothing usable there.
+    OutsideFault
+        The file system fails.
+    """
+    if isinstance(spec, str | os.PathLike):
+        folder = Path(spec).expanduser().absolute()
+        if is_gampen_folder(folder) or (survey.layout == "gampen" and folder.is_dir()):
+            return GampenSource(folder, survey, band, model_pixel_scale, variance=variance)
+    if survey.layout == "gampen":
+        raise InputError(f"{spec}: profile {survey.name} wants a folder with info.csv and cutouts/")
+    root, files = footprints.find_files(spec)
+    index = footprints.build_index(root, files, Path(cache_dir) if cache_dir else None)
+    return TileSource(root, files, index, survey, band, model_pixel_scale, variance=variance)

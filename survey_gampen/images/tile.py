@@ -1,0 +1,221 @@
+"""One open image with its mask and variance: boxes of pixels in nJy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from survey_gampen.commit import outside_fault
+from survey_gampen.errors import GampenError, OutsideFault, UnreadableFile
+from survey_gampen.images.grid import quiet
+from survey_gampen.images.planes import PlaneGroup, mask_planes, njy_per_unit, plane_bits
+from survey_gampen.survey import Survey
+
+# Bits of Box.flags, the same for every file, whatever numbers its mask planes have.
+OUTSIDE = 1  # beyond the border of the image
+NO_DATA = 2  # never observed, or not finite
+BAD = 4  # a bad plane of the survey profile
+SATURATED = 8
+BRIGHT = 16
+DETECTED = 32
+#: A pixel with one of these holds nothing of the sky.
+MISSING = OUTSIDE | NO_DATA
+
+#: The pipelines' plane of pixels that belong to a detected source; keeps them out of the sky.
+_DETECTED_PLANES = ("DETECTED",)
+
+
+@dataclass
+class Box:
+    """A rectangle of pixels of one image.
+
+    Attributes
+    ----------
+    image : ndarray of float32, shape (ny, nx)
+        nJy; 0 where MISSING is set.
+    flags : ndarray of uint8, shape (ny, nx)
+        Bits OUTSIDE, NO_DATA, BAD, SATURATED, BRIGHT, DETECTED.
+    variance : ndarray of float32, shape (ny, nx), optional
+        nJy^2; NaN where unknown.
+    """
+
+    image: NDArray[np.float32]
+    flags: NDArray[np.uint8]
+    variance: NDArray[np.float32] | None = None
+
+
+@contextmanager
+def reading(path: Path, root: Path | None = None) -> Iterator[None]:
+    """Turn any failure to read `path` into one of the project's errors.
+
+    FITS readers fail on a broken file with a dozen classes of exception, so all count.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    root : Path, optional
+        The folder of all images: if that is gone too, the fault is not the file's.
+
+    Raises
+    ------
+    UnreadableFile
+        The file is broken, may not be read, or has gone.
+    OutsideFault
+        The file system fails.
+    """
+    try:
+        with quiet():
+            yield
+    except (GampenError, MemoryError):
+        raise
+    except Exception as error:
+        fault = outside_fault(error, path)
+        if fault is not None:
+            raise fault from error
+        if isinstance(error, FileNotFoundError) and root is not None and not root.exists():
+            raise OutsideFault(
+                f"{root}: the images are gone; mount them and run the same command again"
+            ) from error
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UnreadableFile(
+            f"{path}: cannot be read ({reason}); replace the file, then resume the run"
+        ) from error
+
+
+class Tile:
+    """An open image.
+
+    Uncompressed files are memory-mapped, of compressed ones (.fz) only the needed blocks are
+    decompressed; a .gz file is decompressed whole, once.
+
+    Parameters
+    ----------
+    path : Path
+        FITS file.
+    group : PlaneGroup
+        Its HDUs.
+    survey : Survey
+        Says which mask planes are what.
+    zero_point : float
+        AB magnitude of one image unit.
+    variance : bool
+        Whether :meth:`box` gives variances.
+    root : Path, optional
+        Folder of all images, see :func:`reading`.
+
+    Raises
+    ------
+    UnreadableFile
+        Here or in :meth:`box`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        group: PlaneGroup,
+        survey: Survey,
+        zero_point: float,
+        *,
+        variance: bool = False,
+        root: Path | None = None,
+    ) -> None:
+        self.path, self.root = path, root
+        self.ny, self.nx = group.shape
+        self._njy = njy_per_unit(zero_point)
+        self._open: list[fits.HDUList] = []
+        try:
+            with reading(path, root):
+                science = self._open_file()
+                self._image = _plane(science[group.image], group.shape)
+                self._mask: Callable[[slice, slice], NDArray[Any]] | None = None
+                if group.mask is not None:
+                    # Raw integers: a BLANK card would make astropy turn them into floats.
+                    raw = self._open_file(do_not_scale_image_data=True)[group.mask]
+                    self._mask = _plane(raw, group.shape, zero=int(raw.header.get("BZERO", 0)))
+                    self._planes = _plane_table(raw.header, survey)
+                number = group.variance if group.variance is not None else group.invvar
+                self._invert = group.variance is None
+                self._variance = None
+                if variance and number is not None:
+                    self._variance = _plane(science[number], group.shape)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_file(self, **options: bool) -> fits.HDUList:
+        hdus = fits.open(self.path, mode="readonly", memmap=True, **options)
+        self._open.append(hdus)
+        return hdus
+
+    def box(self, x0: int, y0: int, nx: int, ny: int) -> Box:
+        """Read the box whose first pixel is (x0, y0); it may reach beyond the image."""
+        image = np.zeros((ny, nx), np.float32)
+        flags = np.full((ny, nx), OUTSIDE, np.uint8)
+        variance = None if self._variance is None else np.full((ny, nx), np.nan, np.float32)
+        left, right = max(x0, 0), min(x0 + nx, self.nx)
+        low, high = max(y0, 0), min(y0 + ny, self.ny)
+        if left >= right or low >= high:
+            return Box(image, flags, variance)
+        there = slice(low, high), slice(left, right)
+        here = slice(low - y0, high - y0), slice(left - x0, right - x0)
+        with reading(self.path, self.root), np.errstate(all="ignore"):
+            pixels = (self._image(*there).astype(np.float64) * self._njy).astype(np.float32)
+            found = np.zeros(pixels.shape, np.uint8)
+            if self._mask is not None:
+                mask = self._mask(*there)
+                for bit, planes in self._planes:
+                    found[(mask & planes) != 0] |= bit
+            if variance is not None and self._variance is not None:
+                values = self._variance(*there).astype(np.float64)
+                values = 1.0 / values if self._invert else values
+                values = (values * self._njy**2).astype(np.float32)
+                variance[here] = np.where(np.isfinite(values) & (values > 0), values, np.nan)
+        found[~np.isfinite(pixels)] |= NO_DATA
+        pixels[(found & NO_DATA) != 0] = 0.0
+        image[here], flags[here] = pixels, found
+        return Box(image, flags, variance)
+
+    def close(self) -> None:
+        """Close the file; memory maps go when the last array does."""
+        for hdus in self._open:
+            hdus.close()
+        self._open.clear()
+
+
+def _plane(
+    hdu: fits.hdu.base._BaseHDU, shape: tuple[int, int], zero: int = 0
+) -> Callable[[slice, slice], NDArray[Any]]:
+    """A reader of rectangles of one HDU."""
+    if isinstance(hdu, fits.CompImageHDU) and len(hdu.shape) == 2:
+        section = hdu.section
+        return lambda rows, columns: _with_zero(section[rows, columns], zero)
+    # For a file that is shorter than its header says this raises; better now than in the middle.
+    data = hdu.data.reshape(shape)
+    return lambda rows, columns: _with_zero(data[rows, columns], zero)
+
+
+def _with_zero(values: NDArray[Any], zero: int) -> NDArray[Any]:
+    """Raw integers of an unsigned type are stored shifted by BZERO."""
+    return values.astype(np.int64) + zero if zero else np.asarray(values)
+
+
+def _plane_table(header: fits.Header, survey: Survey) -> list[tuple[int, int]]:
+    """Our bit and the file's planes for it, of the planes that the file has."""
+    planes = mask_planes(header)
+    wanted = [
+        (NO_DATA, survey.no_data_planes),
+        (BAD, survey.bad_planes),
+        (SATURATED, survey.saturated_planes),
+        (BRIGHT, survey.bright_planes),
+        (DETECTED, _DETECTED_PLANES),
+    ]
+    table = [(bit, plane_bits(planes, names)) for bit, names in wanted]
+    return [(bit, planes) for bit, planes in table if planes]
