@@ -80,8 +80,10 @@ class Localisation(nn.Module):
             image = F.avg_pool2d(image, self.pool)
         x = F.max_pool2d(F.relu(self.conv1(_masked(image, masks[0]))), 3, 2)
         x = F.max_pool2d(F.relu(self.conv2(_masked(x, masks[1]))), 3, 2).flatten(1)
-        x = F.relu(self.fc1(_masked(x, masks[2])))
-        return self.fc2(_masked(x, masks[3])).view(-1, 2, 3)
+        x = _masked(F.relu(self.fc1(_masked(x, masks[2]))), masks[3])
+        # Half a per cent of rounding in bfloat16 would move the crop by half a pixel.
+        with torch.autocast(x.device.type, enabled=False):
+            return self.fc2(x.float()).view(-1, 2, 3)
 
 
 class Gampen(nn.Module):
@@ -140,6 +142,9 @@ class Gampen(nn.Module):
             ):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)
+        # A new network says "anything within the training set": mean 0, variance 1.
+        with torch.no_grad():
+            blocks[-1].weight_layer.weight.mul_(0.02)
 
     @property
     def dropout(self) -> str:
@@ -181,7 +186,7 @@ class Gampen(nn.Module):
         theta = self.localisation(stretched, masks[:4])
         # The sampler works on coordinates: bfloat16 could not tell neighbouring pixels apart.
         with torch.autocast(stretched.device.type, enabled=False):
-            cropped = self.crop(stretched, theta.float())
+            cropped = self.crop(stretched, theta)
         x = F.max_pool2d(F.relu(self.conv1(_masked(cropped, masks[4]))), 3, 2)
         return x, theta
 
@@ -213,8 +218,11 @@ class Gampen(nn.Module):
             if block.flat and self.arch.head_sees_crop and not seen_crop:
                 x = torch.cat([x, theta.flatten(1).to(x.dtype)], dim=1)
                 seen_crop = True
+            if block is self.blocks[-1]:  # float32 whatever the precision before it
+                with torch.autocast(x.device.type, enabled=False):
+                    return block.weight_layer(x.float())
             x = block.after(block.weight_layer(x))
-        return x
+        raise AssertionError("a network has blocks")
 
     def forward(self, image: Tensor, masks: Sequence[Tensor | None] | None = None) -> Tensor:
         """Pixels (n, size, size) [nJy] -> outputs (n, outputs), under `masks` of all sites."""

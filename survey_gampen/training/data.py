@@ -1,0 +1,124 @@
+"""Training images mixed anew each time they are seen.
+
+A set of *parts* (:mod:`survey_gampen.training.simulate`) holds, for each morphology and PSF, the
+disk, the bulge and the neighbours apart and without noise. A training image takes a magnitude, a
+B/T and a sky from the population, adds up the parts, turns and mirrors galaxy and neighbours
+independently (the PSF is the same, only their places move) and adds noise. No two epochs show
+the same image, and every image is a fair draw from the population.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import zarr
+from numpy.typing import NDArray
+from torch import Tensor
+
+from survey_gampen.errors import InputError
+from survey_gampen.model.presets import HSC_ADU_NJY
+from survey_gampen.training.population import Population, half_light_radius
+from survey_gampen.training.simulate import PARTS, PARTS_FLUX, read_settings, read_truth
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images (n, size, size) [nJy] and their truth: B/T, R_e [arcsec], flux [nJy], (n, 3)."""
+
+    image: Tensor
+    truth: NDArray[np.float64]
+
+
+class PartsSet:
+    """A set of parts in memory.
+
+    Parameters
+    ----------
+    path : Path
+        Folder written by ``simulate --parts``.
+    device : str
+        Where the parts lie: on a GPU if they fit.
+
+    Raises
+    ------
+    InputError
+        If `path` is no finished set of parts.
+    """
+
+    def __init__(self, path: Path, device: str = "cpu") -> None:
+        settings = read_settings(path)
+        if not settings["parts"]:
+            raise InputError(f"{path} holds finished cutouts: simulate with --parts for training")
+        self.settings = settings
+        self.population = Population(settings["population"])
+        truth = read_truth(path)
+        self.shapes = [
+            np.stack([truth[f"{side}_{key}"].to_numpy() for side in ("disk", "bulge")])
+            for key in ("sersic_n", "half_light_radius", "axis_ratio")
+        ]
+        group = zarr.open_group(str(path), mode="r")
+        self.parts = torch.empty(
+            (3, *group[PARTS[0]].shape), dtype=torch.float16, device=device  # type: ignore[union-attr]
+        )
+        for k, name in enumerate(PARTS):
+            # By the block: the whole array decoded at once would stand in memory twice.
+            for start in range(0, self.parts.shape[1], 1024):
+                block = group[name][start : start + 1024]  # type: ignore[index]
+                self.parts[k, start : start + 1024] = torch.from_numpy(np.asarray(block))
+
+    def __len__(self) -> int:
+        return int(self.parts.shape[1])
+
+    def truth(self, rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float64]:
+        """B/T, R_e [arcsec] and flux [nJy] (n, 3) of the morphologies `rows`, in new light."""
+        magnitude, bt = self.population.light(rng, len(rows))
+        r_e = half_light_radius(*(v[:, rows] for v in self.shapes), bt)
+        flux = 10 ** (-0.4 * (magnitude - self.population["zero_point"])) * HSC_ADU_NJY
+        return np.stack([bt, r_e, flux], axis=1)
+
+    def mix(self, rows: NDArray[np.int64], rng: np.random.Generator) -> Batch:
+        """Images of the morphologies `rows` (n,), with all else drawn from `rng`."""
+        n, device = len(rows), self.parts.device
+        population = self.population
+        truth = self.truth(rows, rng)
+        bt, flux = truth[:, 0], truth[:, 2] / HSC_ADU_NJY
+        sky_sigma = rng.uniform(*population["noise"]["sky_sigma"], size=n)
+        turns, flips = rng.integers(0, 4, size=(2, n)), rng.integers(0, 2, size=(2, n))
+
+        def column(values: NDArray[np.float64]) -> Tensor:
+            return torch.from_numpy(values.astype(np.float32)).to(device)[:, None, None]
+
+        disk, bulge, around = self.parts[:, torch.from_numpy(rows).to(device)].float()
+        galaxy = disk.mul_(column(flux * (1 - bt) / PARTS_FLUX)).add_(
+            bulge.mul_(column(flux * bt / PARTS_FLUX))
+        )
+        image = _turned(galaxy, turns[0], flips[0]).add_(_turned(around, turns[1], flips[1]))
+        noise = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
+        sigma = (image / population["noise"]["sky_level"]).add_(1).sqrt_().mul_(column(sky_sigma))
+        image.add_(sigma.mul_(torch.randn(image.shape, generator=noise, device=device)))
+        return Batch(image.mul_(HSC_ADU_NJY), truth)
+
+    def epoch(
+        self, rows: NDArray[np.int64], batch: int, seed: int, epoch: int
+    ) -> Iterator[Batch]:
+        """Whole batches over `rows` in an order and with a mixture keyed by (seed, epoch)."""
+        order = np.random.Generator(np.random.Philox(key=[seed, epoch << 32])).permutation(rows)
+        for step in range(len(order) // batch):
+            rng = np.random.Generator(np.random.Philox(key=[seed, (epoch << 32) + step + 1]))
+            yield self.mix(order[step * batch : (step + 1) * batch], rng)
+
+
+def _turned(images: Tensor, turns: NDArray[np.int64], flips: NDArray[np.int64]) -> Tensor:
+    """Each image (n, y, x) turned by its number of right angles and mirrored or not."""
+    out = torch.empty_like(images)
+    for turn in range(4):
+        for flip in range(2):
+            which = torch.from_numpy(np.flatnonzero((turns == turn) & (flips == flip)))
+            which = which.to(images.device)
+            turned = torch.rot90(images[which], turn, (1, 2))
+            out[which] = turned.flip(2) if flip else turned
+    return out

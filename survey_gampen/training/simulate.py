@@ -1,0 +1,211 @@
+"""`survey-gampen simulate`: galaxies with known truth, on all cores, resumable by block.
+
+A block is 128 galaxies, one shard of each Zarr array, and one file of truth. The truth is
+published last, so a block is there when its truth is; a killed simulation goes on with the blocks
+that are missing. Two forms:
+
+* *cutouts*: ``image`` (object, y, x) [nJy] with noise, as a survey would give them;
+* *parts* (``--parts``): disk and bulge of a fixed flux, and the neighbours, apart and without
+  noise. Training mixes them anew in each epoch (:mod:`survey_gampen.training.data`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zarr
+from dask.diagnostics import ProgressBar
+from zarr.codecs import ZstdCodec
+
+from survey_gampen.commit import publish
+from survey_gampen.errors import InputError
+from survey_gampen.model.presets import HSC_ADU_NJY
+from survey_gampen.training.population import Galaxy, Population
+
+BLOCK = 128
+#: Flux of disk and bulge in the *parts* form [ADU]: peaks stay far below the largest half
+#: precision number (65504), wings far above the smallest.
+PARTS_FLUX = 1e4
+PARTS = ("disk", "bulge", "neighbours")
+
+
+def main(
+    population: str,
+    n: int,
+    out: Path,
+    *,
+    seed: int = 0,
+    psfs: tuple[Path, ...] = (),
+    parts: bool = False,
+    workers: int | None = None,
+) -> int:
+    """Simulate `n` galaxies of a population into the folder `out`.
+
+    Raises
+    ------
+    InputError
+        If the population or a PSF cannot be used, or `out` holds another simulation.
+    """
+    chosen = Population.load(population)
+    settings = {
+        "population": chosen.table,
+        "n": n,
+        "seed": seed,
+        "psfs": [str(p.resolve()) for p in psfs],
+        "parts": parts,
+    }
+    _prepare(out, settings, chosen["size"])
+    missing = [b for b in range(-(-n // BLOCK)) if not _truth_file(out, b).exists()]
+    tasks = [dask.delayed(simulate_block)(str(out), block) for block in missing]
+    with ProgressBar():
+        dask.compute(
+            *tasks, scheduler="processes", num_workers=workers or os.cpu_count(), chunksize=1
+        )
+    print(f"{n} galaxies of {chosen['name']} in {out}")
+    return 0
+
+
+def simulate_block(out: str, block: int) -> int:
+    """Simulate one block; returns its number of galaxies. Runs without Dask too."""
+    from survey_gampen.training.render import add_noise
+
+    settings, population, renderer = _setup(out)
+    first, last = block * BLOCK, min(settings["n"], (block + 1) * BLOCK)
+    galaxies = [
+        population.draw(settings["seed"], i, len(settings["psfs"]) and len(renderer.psfs))
+        for i in range(first, last)
+    ]
+    group = zarr.open_group(out, mode="r+")
+    if settings["parts"]:
+        planes = np.stack([renderer.parts(g, PARTS_FLUX) for g in galaxies])
+        for k, name in enumerate(PARTS):
+            _array(group, name)[first:last] = planes[:, k].astype(np.float16)
+    else:
+        images = np.empty((last - first, renderer.size, renderer.size), np.float32)
+        for image, galaxy in zip(images, galaxies, strict=True):
+            # A stream of its own, so that noise does not move when the population changes.
+            key = [settings["seed"], galaxy.index + (1 << 40)]
+            rng = np.random.Generator(np.random.Philox(key=key))
+            image[:] = add_noise(
+                renderer.image(galaxy), galaxy.sky_sigma, renderer.sky_level, rng
+            )
+        _array(group, "image")[first:last] = images * HSC_ADU_NJY
+    table = truth_table(galaxies)
+    publish(
+        _truth_file(Path(out), block),
+        lambda path: pq.write_table(table, path),
+        lambda path: _check_rows(path, len(galaxies)),
+        Path(out) / ".staging",
+    )
+    return len(galaxies)
+
+
+def truth_table(galaxies: list[Galaxy]) -> pa.Table:
+    """What is true of the galaxies: one row each, fluxes in nJy, radii in arcsec."""
+    rows: list[dict[str, Any]] = []
+    for g in galaxies:
+        row: dict[str, Any] = {
+            "object_id": g.index,
+            "bt": g.bt,
+            "r_e": g.r_e,
+            "flux": g.flux * HSC_ADU_NJY,
+            "mag": g.magnitude,
+            "sky_sigma": g.sky_sigma * HSC_ADU_NJY,
+            "psf_fwhm": g.moffat_fwhm,
+            "psf_beta": g.moffat_beta,
+            "psf_index": g.psf_index,
+            "n_neighbours": len(g.neighbours),
+        }
+        for name, profile in (("disk", g.disk), ("bulge", g.bulge)):
+            shape = asdict(profile)
+            row |= {
+                f"{name}_{key}": shape[key]
+                for key in ("sersic_n", "half_light_radius", "axis_ratio", "position_angle")
+            }
+        rows.append(row)
+    return pa.Table.from_pylist(rows)
+
+
+def read_truth(out: Path) -> pa.Table:
+    """The truth of all galaxies of a finished simulation, in order.
+
+    Raises
+    ------
+    InputError
+        If blocks are missing.
+    """
+    settings = read_settings(out)
+    files = [_truth_file(out, b) for b in range(-(-settings["n"] // BLOCK))]
+    if missing := sum(not f.exists() for f in files):
+        raise InputError(f"{out} lacks {missing} blocks: run the same simulate command again")
+    return pa.concat_tables([pq.read_table(f) for f in files])
+
+
+def read_settings(out: Path) -> dict[str, Any]:
+    """What `out` was simulated with.
+
+    Raises
+    ------
+    InputError
+        If `out` is no simulation.
+    """
+    try:
+        return dict(zarr.open_group(str(out), mode="r").attrs["simulation"])  # type: ignore[arg-type]
+    except (FileNotFoundError, KeyError):
+        raise InputError(f"{out} is no simulation: make one with survey-gampen simulate") from None
+
+
+def _prepare(out: Path, settings: dict[str, Any], size: int) -> None:
+    if (out / "zarr.json").exists():
+        if read_settings(out) != json.loads(json.dumps(settings)):
+            raise InputError(f"{out} holds a simulation with other settings: choose another --out")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    group = zarr.open_group(str(out), mode="w")
+    for name in PARTS if settings["parts"] else ("image",):
+        group.create_array(
+            name,
+            shape=(settings["n"], size, size),
+            chunks=(8, size, size),
+            shards=(BLOCK, size, size),
+            dtype="float16" if settings["parts"] else "float32",
+            compressors=ZstdCodec(level=1),
+            dimension_names=("object", "y", "x"),
+            attributes={"unit": "adu" if settings["parts"] else "nJy"},
+        )
+    group.attrs["simulation"] = settings
+
+
+@lru_cache(maxsize=1)
+def _setup(out: str) -> tuple[dict[str, Any], Population, Any]:
+    from survey_gampen.training.render import EXACT, FAST, Renderer, load_psfs
+
+    settings = read_settings(Path(out))
+    population = Population(settings["population"])
+    psfs = load_psfs(map(Path, settings["psfs"]), population["pixel_scale"])
+    folding = FAST if settings["parts"] else EXACT
+    return settings, population, Renderer(population, psfs, folding)
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array:
+    array = group[name]
+    assert isinstance(array, zarr.Array)
+    return array
+
+
+def _truth_file(out: Path, block: int) -> Path:
+    return out / "truth" / f"part-{block:06d}.parquet"
+
+
+def _check_rows(path: Path, n: int) -> None:
+    if pq.read_metadata(path).num_rows != n:
+        raise OSError(f"{path} does not read back")

@@ -1,0 +1,219 @@
+"""`survey-gampen simulate --as-tiles`: coadds in the layout of HSC ``calexp`` files.
+
+A tile is a field of its own: galaxies of the population on a jittered grid, so that each is its
+neighbours' neighbour, fainter sources between them, one PSF, one sky. Beside the tiles stand the
+catalogue (``catalog.parquet``, ready for ``survey-gampen run``) and the truth.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from astropy.io import fits
+from astropy.wcs import WCS
+from dask.diagnostics import ProgressBar
+from numpy.typing import NDArray
+
+from survey_gampen.commit import publish
+from survey_gampen.commit import replace as replace_file
+from survey_gampen.errors import InputError
+from survey_gampen.training.population import Galaxy, Population
+
+#: Numbers of the mask planes in HSC coadds (Bosch et al. 2018, PASJ 70, S5; read off PDR files).
+MASK_PLANES = {
+    "BAD": 0,
+    "SAT": 1,
+    "INTRP": 2,
+    "CR": 3,
+    "EDGE": 4,
+    "DETECTED": 5,
+    "DETECTED_NEGATIVE": 6,
+    "SUSPECT": 7,
+    "NO_DATA": 8,
+    "BRIGHT_OBJECT": 9,
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """What a tile is made of; plain values, so that it travels to a worker."""
+
+    population: dict[str, Any]
+    psfs: tuple[str, ...]
+    seed: int
+    tile: int
+    rows: int
+    columns: int
+    n: int
+    out: str
+
+    @property
+    def path(self) -> Path:
+        """The tile's file."""
+        return Path(self.out) / "tiles" / f"calexp-HSC-G-9999-{self.tile // 9},{self.tile % 9}.fits.fz"
+
+    @property
+    def truth(self) -> Path:
+        """The tile's galaxies."""
+        return Path(self.out) / "truth" / f"part-{self.tile:06d}.parquet"
+
+
+def main(
+    population: str,
+    n: int,
+    out: Path,
+    *,
+    seed: int = 0,
+    psfs: tuple[Path, ...] = (),
+    per_tile: int = 49,
+    workers: int | None = None,
+) -> int:
+    """Simulate `n` galaxies on tiles of at most `per_tile` into the folder `out`.
+
+    Raises
+    ------
+    InputError
+        If the population or a PSF cannot be used.
+    """
+    if n < 1 or per_tile < 1:
+        raise InputError("simulate at least one galaxy: raise --n and --per-tile")
+    chosen = Population.load(population)
+    side = int(np.ceil(np.sqrt(min(n, per_tile))))
+    fields = [
+        Field(
+            population=chosen.table,
+            psfs=tuple(str(p) for p in psfs),
+            seed=seed,
+            tile=tile,
+            rows=-(-min(per_tile, n - tile * per_tile) // side),
+            columns=side,
+            n=min(per_tile, n - tile * per_tile),
+            out=str(out),
+        )
+        for tile in range(-(-n // per_tile))
+    ]
+    tasks = [dask.delayed(make_tile)(f, tile_start=f.tile * per_tile) for f in fields if not f.truth.exists()]
+    with ProgressBar():
+        dask.compute(*tasks, scheduler="processes", num_workers=workers or os.cpu_count())
+    truth = pa.concat_tables([pq.read_table(f.truth) for f in fields])
+    settings = f'survey = "{chosen["name"]}"\nimages = "tiles"\n'
+    catalog = truth.select(["object_id", "ra", "dec"]).replace_schema_metadata(
+        {"survey_gampen": settings}
+    )
+    for name, table in (("catalog.parquet", catalog), ("truth.parquet", truth)):
+        replace_file(out / name, lambda p, t=table: pq.write_table(t, p), out / ".staging")  # type: ignore[misc]
+    print(f"{n} galaxies of {chosen['name']} on {len(fields)} tiles in {out}")
+    return 0
+
+
+def make_tile(field: Field, tile_start: int) -> None:
+    """Render one tile, and publish it and then its truth. Runs without Dask too."""
+    from survey_gampen.training.render import Renderer, load_psfs
+    from survey_gampen.training.simulate import truth_table
+
+    population = Population(field.population)
+    psfs = load_psfs(map(Path, field.psfs), population["pixel_scale"])
+    renderer = Renderer(population, psfs)
+    rng = np.random.Generator(np.random.Philox(key=[field.seed, (1 << 41) + field.tile]))
+    cell = population["size"]
+    # A galaxy may sit a quarter of a cell off the middle of its own: with this margin every
+    # cutout lies inside the tile.
+    width, height = (k * cell + cell // 2 + 4 for k in (field.columns, field.rows))
+
+    sky = population.draw(field.seed, (1 << 41) + field.tile, len(psfs))  # PSF and sky of all
+    psf = renderer.psf(sky)
+    canvas = renderer.canvas(width, height)
+    galaxies: list[Galaxy] = []
+    for k in range(field.n):
+        drawn = population.draw(field.seed, tile_start + k)
+        # Somewhere in the middle half of its cell.
+        x = (k % field.columns - (field.columns - 1) / 2) * cell + rng.uniform(-cell / 4, cell / 4)
+        y = (k // field.columns - (field.rows - 1) / 2) * cell + rng.uniform(-cell / 4, cell / 4)
+        galaxy = replace(
+            drawn,
+            disk=replace(drawn.disk, x=x, y=y),
+            bulge=replace(drawn.bulge, x=x, y=y),
+            neighbours=tuple(replace(p, x=p.x + x, y=p.y + y) for p in drawn.neighbours),
+            moffat_fwhm=sky.moffat_fwhm,
+            moffat_beta=sky.moffat_beta,
+            psf_index=sky.psf_index,
+            sky_sigma=sky.sky_sigma,
+        )
+        galaxies.append(galaxy)
+        # Every cell has its own galaxy, which is a neighbour to those beside it: half the
+        # population's neighbours are enough.
+        for components in (galaxy.components, *((p,) for p in galaxy.neighbours[::2])):
+            renderer.add(canvas, components, psf, stamp=True)
+
+    # The origin of `canvas` is its central pixel; FITS counts from 1.
+    centre = ((width - 1) // 2, (height - 1) // 2)
+    wcs = _wcs(centre, population["pixel_scale"], field.tile)
+    hdus = _hdus(canvas.array, sky.sky_sigma, renderer.sky_level, wcs, rng)
+    _publish(field.path, hdus, field.out)
+    x = np.array([g.disk.x + centre[0] for g in galaxies])
+    y = np.array([g.disk.y + centre[1] for g in galaxies])
+    ra, dec = wcs.all_pix2world(x, y, 0)
+    table = truth_table(galaxies).add_column(1, "ra", pa.array(ra)).add_column(2, "dec", pa.array(dec))
+    publish(
+        field.truth,
+        lambda path: pq.write_table(table, path),
+        lambda path: None if pq.read_metadata(path).num_rows else None,
+        Path(field.out) / ".staging",
+    )
+
+
+def _wcs(centre: tuple[int, int], pixel_scale: float, tile: int) -> WCS:
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.crpix = [centre[0] + 1, centre[1] + 1]
+    wcs.wcs.crval = [150.0 + 2.0 * (tile % 100), 2.0 + 2.0 * (tile // 100)]
+    wcs.wcs.cdelt = [-pixel_scale / 3600, pixel_scale / 3600]
+    return wcs
+
+
+def _hdus(
+    light: NDArray[np.float32], sky_sigma: float, sky_level: float, wcs: WCS, rng: np.random.Generator
+) -> fits.HDUList:
+    from survey_gampen.training.render import add_noise
+
+    image = add_noise(light, sky_sigma, sky_level, rng)
+    variance = (sky_sigma**2 * (1 + np.maximum(light, 0) / sky_level)).astype(np.float32)
+    mask = np.where(light > 3 * sky_sigma, 1 << MASK_PLANES["DETECTED"], 0).astype(np.int32)
+    primary = fits.PrimaryHDU()
+    primary.header["FLUXMAG0"] = (10 ** (0.4 * 27.0), "flux of magnitude 0 [ADU]")
+    primary.header["FILTER"] = "g"
+    primary.header["SIMULATE"] = (True, "simulated by survey-gampen")
+    header = wcs.to_header()
+    # Steps of a quarter of the sky noise, dithered: below what a measurement can notice (Pence,
+    # White & Seaman 2010, PASP 122, 1065).
+    packed = {"compression_type": "RICE_1", "quantize_level": 4.0, "quantize_method": 1}
+    coarse = packed | {"quantize_level": -0.02 * sky_sigma**2}  # negative: the step itself
+    planes = [
+        fits.CompImageHDU(image, header, **packed, dither_seed=1),
+        fits.CompImageHDU(mask, header, compression_type="RICE_1"),
+        fits.CompImageHDU(variance, header, **coarse, dither_seed=1),
+    ]
+    for plane, kind in zip(planes, ("IMAGE", "MASK", "VARIANCE"), strict=True):
+        plane.header["EXTTYPE"] = kind
+    for name, bit in MASK_PLANES.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", fits.verify.VerifyWarning)  # long names: HIERARCH
+            planes[1].header[f"MP_{name}"] = bit
+    return fits.HDUList([primary, *planes])
+
+
+def _publish(final: Path, hdus: fits.HDUList, out: str) -> None:
+    def check(path: Path) -> None:
+        with fits.open(path) as read:
+            if read[1].data.shape != hdus[1].data.shape:
+                raise OSError("the tile does not read back")
+
+    publish(final, lambda path: hdus.writeto(path), check, Path(out) / ".staging")
