@@ -16,7 +16,7 @@ and no bias beyond that. The step is stored with each galaxy as ``quantum`` (0: 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,6 +143,7 @@ def write_cutouts(
     staging: Path,
     chunk: int = 64,
     lossy: float = 0.0,
+    attributes: Mapping[str, Any] | None = None,
 ) -> None:
     """Cut out the galaxies of a table and publish them; does nothing if they are there.
 
@@ -164,6 +165,8 @@ def write_cutouts(
         Galaxies in a chunk, the least that is read at once.
     lossy : float
         0: exact. Else the largest step of rounding in units of the sky noise.
+    attributes : mapping, optional
+        More attributes of the group, such as the run it belongs to.
 
     Raises
     ------
@@ -172,11 +175,20 @@ def write_cutouts(
     OutsideFault
         The disk is full or gone.
     """
-    commit.publish_dir(dest, lambda path: _write(path, source, table, size, chunk, lossy), staging)
+    more = dict(attributes or {})
+    commit.publish_dir(
+        dest, lambda path: _write(path, source, table, size, chunk, lossy, more), staging
+    )
 
 
 def _write(
-    path: Path, source: ImageSource, table: pa.Table, size: int, chunk: int, lossy: float
+    path: Path,
+    source: ImageSource,
+    table: pa.Table,
+    size: int,
+    chunk: int,
+    lossy: float,
+    attributes: dict[str, Any],
 ) -> None:
     n = table.num_rows
     chunk = max(1, min(chunk, n))
@@ -227,6 +239,7 @@ def _write(
                 "pixel_scale": source.pixel_scale,
                 "lossy": lossy,
                 "source": source.describe(),
+                **attributes,
             }
         )
         group.attrs["complete"] = True
