@@ -1,0 +1,253 @@
+"""Monte-Carlo dropout: images in, draws from the joint posterior out.
+
+What comes before the first dropout is the same in all passes and is computed once a galaxy. Then
+for each pass, and for all galaxies of a batch at once, the rest: multiply with the pass's mask,
+convolve, pool, ReLU. That part runs at the rate of the device's dense matrix products, and the
+code around it is there to stay out of their way:
+
+- masks are unpacked once a pass for the whole batch, and are exactly 0 or 1: the factor
+  ``1 / (1 - rate)`` is folded into the weights, in float32, before they are rounded;
+- pooling comes before ReLU (they commute, and a ninth of the pixels is left), ReLU and masks
+  work in place, activations lie channels last;
+- what the head sees of the crop is the same in all passes, so it enters as a bias of each galaxy.
+
+A galaxy's draws depend on its pixels, its key, the seed and the number of the pass only. Batches
+are padded to one shape, so every galaxy meets the same kernels; the tests move one through every
+place of a batch.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from survey_gampen.model.checkpoint import Checkpoint
+from survey_gampen.model.dropout import PackedMasks, noise_words
+from survey_gampen.model.head import gaussian_parts
+from survey_gampen.model.network import Block, Gampen
+from survey_gampen.model.philox import normals
+from survey_gampen.posterior.settings import DTYPES, EngineSettings, honour, use_threads
+
+#: Galaxies whose deterministic part is computed at once. The localisation network of the largest
+#: preset takes 40 MB a galaxy there, which a whole batch need not hold.
+PREFIX_CHUNK = 8
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws from the joint posteriors of n galaxies, on the engine's device.
+
+    Attributes
+    ----------
+    scaled : Tensor, (n, passes, 3) float32
+        Scaled targets.
+    physical : Tensor, (n, passes, 3) float32
+        B/T, R_e [arcsec], flux [nJy].
+    crop : Tensor, (n, 3) float32
+        What the spatial transformer chose (the mean over passes where dropout acts on it): side
+        of the crop over side of the cutout, and offset of its centre in x and y [arcsec].
+    finite : Tensor, (n,) bool
+        Whether all draws are finite.
+    """
+
+    scaled: Tensor
+    physical: Tensor
+    crop: Tensor
+    finite: Tensor
+
+
+class Engine:
+    """A network that is ready to draw.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    passes : int
+        Draws a galaxy.
+    seed : int
+        Of masks and noise.
+    precision, batch, device, threads
+        See :class:`EngineSettings`. A smaller batch than the planned one gives the same draws
+        within the tolerance of reduced precision.
+
+    Raises
+    ------
+    OutsideFault
+        If this process cannot honour the settings.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        passes: int,
+        seed: int,
+        precision: str,
+        batch: int,
+        device: str = "cpu",
+        threads: int = 1,
+    ) -> None:
+        self.settings = EngineSettings(device, precision, batch, threads)
+        self.device = honour(self.settings)
+        self.targets = checkpoint.targets
+        self.passes = passes
+        self.seed = seed
+        self.dtype = DTYPES[precision]
+        network = copy.deepcopy(checkpoint.network).eval().requires_grad_(False)
+        self.network: Gampen = network.to(self.device)
+        # Dropout in the first part leaves nothing to compute once: then the readable reference
+        # runs once a pass, in float32.
+        self.cached = network.dropout == "regression"
+        self.masks = PackedMasks(seed, passes, network.site_shapes, network.rates, self.device)
+        self.layers = [
+            _Layer(block, network.rates[block.site], self.dtype) for block in _blocks(network)
+        ]
+
+    def draws(self, images: NDArray[np.float32], keys: NDArray[np.uint64]) -> Draws:
+        """Draw from the posteriors of at most `batch` galaxies.
+
+        Parameters
+        ----------
+        images : ndarray, (n, size, size) float32
+            Pixels [nJy].
+        keys : ndarray, (n,) uint64
+            Key of each galaxy's own noise.
+
+        Raises
+        ------
+        MemoryError, torch.OutOfMemoryError
+            Try again with a smaller batch.
+        """
+        n, batch = len(images), self.settings.batch
+        if n > batch:
+            raise ValueError(f"{n} galaxies do not fit a batch of {batch}")
+        use_threads(self.settings.threads)  # OpenMP counts them for each calling thread
+        with torch.inference_mode():
+            pixels = torch.zeros((batch, *images.shape[1:]), dtype=torch.float32)
+            pixels[:n] = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
+            pixels = pixels.to(self.device)
+            outputs, theta = self._cached(pixels) if self.cached else self._everywhere(pixels)
+            # Padding is dropped here: what follows works element by element.
+            scaled = self._noisy(outputs[:n], keys)
+            physical = self.targets.to_physical(scaled)
+            finite = torch.isfinite(torch.cat([scaled, physical], dim=-1)).flatten(1).all(1)
+            return Draws(scaled, physical, self._crop(theta[:n]), finite)
+
+    def _cached(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs (batch, passes, outputs) and transformations (batch, 2, 3)."""
+        parts = [self.network.prefix(chunk) for chunk in pixels.split(PREFIX_CHUNK)]
+        features = torch.cat([part[0] for part in parts])
+        theta = torch.cat([part[1] for part in parts])
+        features = features.to(self.dtype, memory_format=torch.channels_last)
+        biases = [layer.bias_with(theta) for layer in self.layers]
+        outputs = self._empty(len(pixels))
+        for k in range(self.passes):
+            x = features
+            masks = self.masks.unpack(k, self.dtype)
+            for layer, bias, mask in zip(self.layers, biases, masks, strict=True):
+                x = layer(x, bias, mask, overwrite=x is not features)
+            outputs[:, k] = x
+        return outputs, theta
+
+    def _everywhere(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`_cached`, with the whole network in each pass."""
+        outputs = self._empty(len(pixels))
+        theta = torch.zeros((len(pixels), 2, 3), device=self.device)
+        n_blocks = len(self.layers)
+        for k in range(self.passes):
+            masks = _scaled(self.masks.unpack(k, torch.float32), self.masks.rates)
+            for part in torch.arange(len(pixels)).split(PREFIX_CHUNK):
+                where = slice(int(part[0]), int(part[-1]) + 1)
+                features, transform = self.network.prefix(pixels[where], masks[n_blocks:])
+                outputs[where, k] = self.network.tail(features, transform, masks[:n_blocks])
+                theta[where] += transform
+        return outputs, theta / self.passes
+
+    def _empty(self, batch: int) -> Tensor:
+        shape = (batch, self.passes, self.network.arch.outputs)
+        return torch.empty(shape, dtype=torch.float32, device=self.device)
+
+    def _noisy(self, outputs: Tensor, keys: NDArray[np.uint64]) -> Tensor:
+        """A draw from the Gaussian that each pass predicts, (n, passes, 3)."""
+        mean, factor = gaussian_parts(outputs)
+        if factor is None:
+            return mean.contiguous()
+        keys_ = torch.from_numpy(np.asarray(keys, dtype=np.uint64).view(np.int64)).to(self.device)
+        noise = normals(noise_words(self.seed, self.passes, keys_))[..., :3].float()
+        # Written out, so that no library chooses the order of the sum.
+        for component in range(3):
+            mean = mean + factor[..., component] * noise[..., component, None]
+        return mean
+
+    def _crop(self, theta: Tensor) -> Tensor:
+        """Transformations (n, 2, 3) -> scale, dx, dy (n, 3)."""
+        arch = self.network.arch
+        area = theta[:, 0, 0] * theta[:, 1, 1] - theta[:, 0, 1] * theta[:, 1, 0]
+        offset = theta[:, :, 2] * (arch.size / 2 * arch.pixel_scale)  # coordinates run -1 to 1
+        return torch.cat([area.abs().sqrt().unsqueeze(1), offset], dim=1)
+
+
+class _Layer:
+    """A block of the network, laid out for speed.
+
+    Parameters
+    ----------
+    block : Block
+    rate : float
+        Dropout rate of its input.
+    dtype : torch.dtype
+        Of weights and activations; the last layer's are float32 whatever it says.
+    """
+
+    def __init__(self, block: Block, rate: float, dtype: torch.dtype) -> None:
+        layer = block.weight_layer
+        assert isinstance(layer, (nn.Conv2d, nn.Linear))
+        assert layer.bias is not None
+        features = block.input_shape[0]
+        self.relu = not isinstance(block.after, nn.Identity)
+        self.dtype = dtype if self.relu else torch.float32
+        self.padding = layer.padding if isinstance(layer, nn.Conv2d) else None
+        self.pooled = any(isinstance(module, nn.MaxPool2d) for module in block.after.modules())
+        self.bias = layer.bias
+        # Columns beyond the features are those of the crop, which is never dropped.
+        self.crop_weight = layer.weight[:, features:] if block.flat else layer.weight[:, :0]
+        weight = (layer.weight[:, :features] / (1 - max(rate, 0.0))).to(self.dtype)
+        conv = self.padding is not None
+        self.weight = weight.contiguous(memory_format=torch.channels_last) if conv else weight.t()
+
+    def bias_with(self, theta: Tensor) -> Tensor:
+        """Bias in the layer's precision: (out,), or (n, out) where the layer sees the crop."""
+        bias = self.bias
+        for column, value in zip(self.crop_weight.unbind(1), theta.flatten(1).t(), strict=False):
+            bias = bias + value.unsqueeze(1) * column
+        return bias.to(self.dtype)
+
+    def __call__(self, x: Tensor, bias: Tensor, mask: Tensor | None, *, overwrite: bool) -> Tensor:
+        if self.padding is None:
+            x = x.flatten(1).to(self.dtype)
+        if mask is not None:
+            x = x.mul_(mask) if overwrite else x * mask
+        if self.padding is not None:
+            x = F.conv2d(x, self.weight, bias, padding=self.padding)
+        else:
+            x = torch.addmm(bias, x, self.weight)
+        if self.pooled:
+            x = F.max_pool2d(x, 3, 2)
+        return x.relu_() if self.relu else x
+
+
+def _blocks(network: Gampen) -> list[Block]:
+    return [block for block in network.blocks if isinstance(block, Block)]
+
+
+def _scaled(masks: Sequence[Tensor | None], rates: Sequence[float]) -> list[Tensor | None]:
+    return [
+        None if mask is None else mask / (1 - rate) for mask, rate in zip(masks, rates, strict=True)
+    ]
