@@ -184,23 +184,22 @@ def _add_simulate(verbs: Verbs) -> None:
     add("--out", type=Path, required=True, metavar="DIR", help="where they go")
     add("--seed", type=int, default=0, metavar="N", help="galaxy i of a seed is always the same")
     add("--psf", type=Path, nargs="+", default=[], metavar="FITS", help="real PSFs to mix in")
-    add("--parts", action="store_true", help="parts without noise, for training")
     add("--workers", type=int, metavar="N", help="processes (default: one a core)")
+    form = simulate.add_mutually_exclusive_group()
+    form.add_argument("--parts", action="store_true", help="parts without noise, for training")
+    form.add_argument("--as-tiles", action="store_true", help="coadd tiles in HSC layout")
+    add("--per-tile", type=int, default=49, metavar="N", help="galaxies a tile (default 49)")
     simulate.set_defaults(call=_simulate)
 
 
 def _simulate(args: argparse.Namespace) -> int:
-    from survey_gampen.training.simulate import main
+    from survey_gampen.training import simulate, tiles
 
-    return main(
-        args.population,
-        args.n,
-        args.out,
-        seed=args.seed,
-        psfs=tuple(args.psf),
-        parts=args.parts,
-        workers=args.workers,
-    )
+    where = (args.population, args.n, args.out)
+    common = {"seed": args.seed, "psfs": tuple(args.psf), "workers": args.workers}
+    if args.as_tiles:
+        return tiles.main(*where, per_tile=args.per_tile, **common)
+    return simulate.main(*where, parts=args.parts, **common)
 
 
 def _add_train(verbs: Verbs) -> None:
@@ -239,17 +238,28 @@ def _train(args: argparse.Namespace) -> int:
 def _add_evaluate(verbs: Verbs) -> None:
     evaluate = verbs.add_parser("evaluate", help="posteriors against known truth")
     add = evaluate.add_argument
-    add("data", type=Path, metavar="DATA", help="what `simulate` made, unseen by the training")
-    add("--model", default="survey", metavar="NAME|FILE", help="shipped model or safetensors file")
+    add("model", metavar="MODEL", help="shipped model or safetensors file")
+    add("--data", type=Path, required=True, metavar="DIR", help="what `simulate` made, never seen")
+    add("--out", type=Path, required=True, metavar="DIR", help="numbers and pictures")
     add("--passes", type=int, default=1000, metavar="N", help="default 1000")
-    add("--out", type=Path, metavar="FILE", help="JSON file for the numbers")
+    add("--limit", type=int, metavar="N", help="only the first N galaxies")
+    add("--seed", type=int, default=0, metavar="N", help="key of all random numbers (default 0)")
+    add("--precision", choices=("auto", "bf16", "fp32"), default="auto", help="default auto")
     evaluate.set_defaults(call=_evaluate)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
     from survey_gampen.training.evaluate import main
 
-    return main(args.data, model=args.model, passes=args.passes, out=args.out)
+    return main(
+        args.model,
+        args.data,
+        args.out,
+        passes=args.passes,
+        limit=args.limit,
+        seed=args.seed,
+        precision=args.precision,
+    )
 
 
 def _add_demo(verbs: Verbs) -> None:

@@ -25,8 +25,7 @@ ROWS = [
     {"survey_gampen.posterior"},
     {"survey_gampen.run"},
     {"survey_gampen.cluster"},
-    {"survey_gampen.run.runner", "survey_gampen.training"},
-    {"survey_gampen.report"},
+    {"survey_gampen.run.runner", "survey_gampen.training", "survey_gampen.report"},
     {"survey_gampen.cli", "survey_gampen.__main__"},
 ]
 #: Rooms and files that may know of Dask; what runs on a worker must not need it.
