@@ -6,9 +6,12 @@ name, size and time are those of the index is not opened again.
 
 from __future__ import annotations
 
+import bz2
 import glob
+import gzip
 import hashlib
 import os
+import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -30,6 +33,8 @@ SUFFIXES = (".fits", ".fit", ".fts", ".fits.fz", ".fits.gz", ".fit.gz", ".fits.b
 _NOT_COADDS = ("warp-", "psfmatchedwarp", "directwarp", "psf-", "skymap", "brightobj")
 #: Raised when rows of the index change their meaning: older caches are read again.
 _INDEX_VERSION = "1"
+#: Bytes of a FITS record (FITS standard 4.0, section 3.1).
+_BLOCK = 2880
 
 #: What a file is: a usable image of the sky; not readable; something else (a table, a PSF, a cube).
 SKY, UNREADABLE, OTHER = "sky", "unreadable", "other"
@@ -40,7 +45,7 @@ SCHEMA = pa.schema(
         ("size", pa.int64()),
         ("mtime", pa.int64()),  # whole seconds: file systems differ in the rest
         ("kind", pa.string()),
-        ("why", pa.string()),  # of UNREADABLE and OTHER
+        ("why", pa.string()),  # of UNREADABLE and OTHER; of SKY: what is broken below its headers
         ("band", pa.string()),
         ("image", pa.int32()),  # HDU numbers
         ("mask", pa.int32()),
@@ -209,6 +214,8 @@ def scan(root: Path, file: FileFacts) -> list[dict[str, Any]]:
             raise OutsideFault(f"{root}: the images are gone; mount them again") from error
         words = " ".join(str(error).split())[:200] or type(error).__name__
         return [{**start, "kind": UNREADABLE, "why": words}]
+    if not rows and (damage := _damage(root / file.path)):
+        return [{**start, "kind": UNREADABLE, "why": damage}]
     if not rows:
         return [{**start, "kind": OTHER, "why": "no 2-D image with a celestial WCS"}]
     return [{**start, "kind": SKY, **row} for row in rows]
@@ -226,9 +233,11 @@ def _scan(path: Path) -> list[dict[str, Any]]:
             grid = Grid(text, nx, ny)
             ra, dec, radius = grid.circle()
             scale_x, scale_y = grid.pixel_scales()
+            whole = group.mask is not None and group.variance is not None
             unit = unit_of(header, hdus[0].header, scale_x * scale_y)
             rows.append(
                 {
+                    "why": None if whole else _damage(path),
                     "band": group.band, "image": group.image, "mask": group.mask,
                     "variance": group.variance, "invvar": group.invvar, "nx": nx, "ny": ny,
                     "ra": ra, "dec": dec, "radius": radius, "scale_x": scale_x, "scale_y": scale_y,
@@ -238,3 +247,33 @@ def _scan(path: Path) -> list[dict[str, Any]]:
                 }
             )  # fmt: skip
     return rows
+
+
+def _damage(path: Path) -> str | None:
+    """What is broken in a file whose first headers are fine, or None.
+
+    A mask that was cut off with its header leaves a file that looks like one without a mask:
+    astropy ends the list of HDUs where it can't go on. So a file with less than image, mask and
+    variance is looked at more closely: compressed as a whole, it must unpack to the end;
+    else no HDU may end behind the file nor begin behind the last one that was understood.
+    """
+    openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
+    unpack = openers.get(path.suffix.lower())
+    if unpack is not None:
+        try:
+            with unpack(path, "rb") as stream:
+                while stream.read(1 << 22):
+                    pass
+        except (EOFError, OSError, zlib.error) as error:
+            if commit.outside_fault(error, path) is not None:
+                raise
+            return f"does not unpack: {error}"
+        return None
+    with fits.open(path, mode="readonly", memmap=True) as hdus:
+        last = hdus.fileinfo(len(hdus) - 1)
+    end, size = last["datLoc"] + last["datSpan"], path.stat().st_size
+    if end - size >= _BLOCK:  # less may be padding that its writer left out
+        return "is cut off"
+    with path.open("rb") as stream:
+        stream.seek(min(end, size))
+        return "is cut off in a header" if stream.read(8) == b"XTENSION" else None

@@ -71,16 +71,8 @@ def find_groups(hdus: Iterable[fits.hdu.base._BaseHDU], name: str = "") -> list[
             role = _guess_role(header, shape, last)
         if role == "image":
             band = band_of(header, primary, name)
-            groups.append(
-                {
-                    "image": number,
-                    "shape": shape,
-                    "mask": None,
-                    "variance": None,
-                    "invvar": None,
-                    "band": band,
-                }
-            )
+            others = dict.fromkeys(("mask", "variance", "invvar"))
+            groups.append({"image": number, "shape": shape, "band": band, **others})
         elif role and last and last["shape"] == shape and last[role] is None:
             last[role] = number
     return [PlaneGroup(**group) for group in groups]

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
-from survey_gampen.errors import InputError
+from survey_gampen.errors import InputError, UnreadableFile
 from survey_gampen.images import footprints
 from survey_gampen.images.base import BATCH, Cutouts
 from survey_gampen.images.finish import finish_into, native_size
@@ -229,6 +229,11 @@ class TileSource:
             self._open.move_to_end(number)
             return self._open[number]
         row = self._row(number)
+        if row["why"]:
+            raise UnreadableFile(
+                f"{self.root / row['path']}: cannot be read ({row['why']}); "
+                "replace the file, then resume the run"
+            )
         group = PlaneGroup(
             row["image"], (row["ny"], row["nx"]), row["mask"], row["variance"], row["invvar"]
         )
@@ -257,7 +262,7 @@ def _usable(index: pa.Table, root: Path, survey: Survey, band: str | None) -> pa
         first = index.slice(0, 1).to_pylist()[0]
         raise InputError(f"{root}: no usable image; {first['path']}: {first['why']}")
     if band:
-        wanted = pc.or_(pc.is_null(sky["band"]), pc.equal(sky["band"], short_band(band)))
+        wanted = pc.or_kleene(pc.is_null(sky["band"]), pc.equal(sky["band"], short_band(band)))
         there = sorted({b for b in sky["band"].to_pylist() if b})
         sky = sky.filter(wanted)
         if not sky.num_rows:
