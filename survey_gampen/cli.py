@@ -81,7 +81,7 @@ def _add_run(verbs: Verbs) -> None:
     add("--band", metavar="B", help="band to measure (default: the survey profile's)")
     add("--model", metavar="NAME|FILE", help="shipped model or safetensors file")
     add("--cluster", metavar="NAME|FILE", help="cluster profile (default local)")
-    add("--out", metavar="DIR", help="results (default: CATALOG's name with .gampen, here)")
+    add("--out", metavar="DIR", help="results (default: CATALOG.gampen, beside it)")
     add("--passes", type=int, metavar="N", help="Monte-Carlo passes a galaxy (default 1000)")
     add("--seed", type=int, metavar="N", help="key of all random numbers (default 0)")
     add("--precision", choices=("auto", "bf16", "fp32"), help="arithmetic (default auto)")

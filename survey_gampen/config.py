@@ -141,7 +141,7 @@ def resolve(cli: Mapping[str, Any], config: Path | None = None) -> Settings:
     if not catalog.exists():
         raise InputError(f"{catalog}: no such catalogue; give a Parquet file or folder")
 
-    merged: dict[str, Any] = {"out": str(Path.cwd() / f"{catalog.stem}.gampen")}
+    merged: dict[str, Any] = {"out": str(catalog.parent / f"{catalog.stem}.gampen")}
     for where, base, raw in _layers(catalog, config, cli):
         merged.update(_layer(raw, where, base))
     if "images" not in merged:

@@ -35,7 +35,7 @@ def test_defaults(here: Path, make_catalog: Catalog) -> None:
     assert settings == Settings(
         catalog=str(catalog),
         images=str(here / "tiles"),
-        out=str(here / "galaxies.gampen"),
+        out=str(catalog.parent / "galaxies.gampen"),
         band="g",
     )
 
@@ -68,7 +68,7 @@ def test_metadata_of_a_folder(here: Path, make_catalog: Catalog) -> None:
     folder = first.parent.parent
     settings = resolve({"catalog": folder})
     assert settings.images == str(folder.parent / "tiles")
-    assert settings.out == str(here / "cat.gampen")
+    assert settings.out == str(folder.parent / "cat.gampen")
     shutil.rmtree(folder / "dataset")
     with pytest.raises(InputError, match="no images: give --images"):
         resolve({"catalog": folder})
