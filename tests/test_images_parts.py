@@ -121,7 +121,7 @@ def test_sky_without_pixels_is_unknown() -> None:
 
 
 @settings(max_examples=40)
-@given(st.floats(0.4, 3.0), st.floats(-0.5, 0.5), st.floats(-0.5, 0.5), st.integers(10, 30))
+@given(st.floats(0.4, 3.0), st.floats(-0.5, 0.5), st.floats(-0.5, 0.5), st.integers(15, 30))
 def test_resampling_conserves_flux(ratio, dx, dy, half) -> None:
     """All of a source inside the box stays in the box, at its place."""
     size = 2 * half + 1

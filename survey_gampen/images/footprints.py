@@ -7,30 +7,27 @@ name, size and time are those of the index is not opened again.
 from __future__ import annotations
 
 import bz2
-import glob
 import gzip
 import hashlib
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from itertools import takewhile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from astropy.io import fits
 
 from survey_gampen import commit
-from survey_gampen.errors import GampenError, InputError, OutsideFault
+from survey_gampen.errors import GampenError, OutsideFault
 from survey_gampen.images.grid import Grid, celestial_text, quiet
+from survey_gampen.images.listing import FileFacts, find_files
 from survey_gampen.images.planes import find_groups, psf_fwhm, unit_of
 
-SUFFIXES = (".fits", ".fit", ".fts", ".fits.fz", ".fits.gz", ".fit.gz", ".fits.bz2")
-#: Products of the LSST pipelines that stand beside coadds, have a WCS and are no coadds.
-_NOT_COADDS = ("warp-", "psfmatchedwarp", "directwarp", "psf-", "skymap", "brightobj")
 #: Raised when rows of the index change their meaning: older caches are read again.
 _INDEX_VERSION = "1"
 #: Bytes of a FITS record (FITS standard 4.0, section 3.1).
@@ -66,137 +63,97 @@ SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class FileFacts:
-    """Name, size and time of a file."""
+def open_index(
+    spec: str | os.PathLike[str] | Sequence[str], cache_dir: Path | None, frozen: bool = False
+) -> tuple[Path, list[FileFacts], pa.Table]:
+    """The index of what `spec` names, from the cache as far as that knows the files.
 
-    path: str
-    size: int
-    mtime: int
-
-
-def find_files(spec: str | os.PathLike[str] | Sequence[str]) -> tuple[Path, list[FileFacts]]:
-    """All FITS files that a folder, a file, a glob pattern or a list of these names.
-
-    Folders are searched with all that is below them.
+    Parameters
+    ----------
+    spec : str, path or list of them
+        See :func:`~survey_gampen.images.listing.find_files`.
+    cache_dir : Path or None
+        Where the index is kept. None: all headers are read.
+    frozen : bool
+        Take the index as it was last made and don't look at the files at all: what a worker does,
+        so that all of them see the images that the run was planned with.
 
     Returns
     -------
     root : Path
-        Common folder, absolute.
+        Common folder of the files.
     files : list of FileFacts
-        Sorted by name, relative to `root`.
+        All of them.
+    index : pyarrow.Table
+        One row an image (a file may hold several), see ``SCHEMA``.
 
     Raises
     ------
     InputError
-        Nothing there, or an address on the net.
+        Nothing there.
     OutsideFault
         The file system fails.
     """
-    specs = [spec] if isinstance(spec, str | os.PathLike) else list(spec)
-    found: set[Path] = set()
-    roots: list[Path] = []
-    for item in [os.fspath(one) for one in specs]:
-        if "://" in item:
-            raise InputError(f"{item}: images must be files; download them and give the folder")
-        base, files = _expand(item)
-        roots.append(base)
-        found |= files
-    if not found:
-        raise InputError(f"{specs[0]}: no FITS files ({', '.join(SUFFIXES)}) there")
-    root = Path(os.path.commonpath(roots))
-    facts = []
-    for path in sorted(found):
-        stat = path.stat()
-        name = path.relative_to(root).as_posix()
-        facts.append(FileFacts(name, stat.st_size, int(stat.st_mtime)))
-    return root, facts
+    cache = _cache_file(spec, cache_dir) if cache_dir is not None else None
+    cached = _read_cache(cache) if cache is not None else None
+    if frozen and cached is not None:
+        root = Path(cached.schema.metadata[b"root"].decode())
+        return root, list(dict.fromkeys(_facts(cached))), _plain(cached)
+    root, files = find_files(spec)
+    if cached is not None and cached.schema.metadata[b"root"].decode() == str(root):
+        fresh = UNREADABLE not in pc.unique(cached["kind"]).to_pylist()
+        if fresh and list(dict.fromkeys(_facts(cached))) == files:
+            return root, files, _plain(cached)
+    else:
+        cached = None
+    index = _scan_new(root, files, cached)
+    if cache is not None:
+        tags = {"index_version": _INDEX_VERSION, "root": str(root)}
+        tagged = index.replace_schema_metadata(tags)
+        commit.replace(
+            cache, lambda path: pq.write_table(tagged, path, compression="zstd"), cache.parent
+        )
+    return root, files, index
 
 
-def _expand(item: str) -> tuple[Path, set[Path]]:
-    path = Path(item).expanduser().absolute()
-    if path.is_file():
-        return path.parent, {path}
-    if path.is_dir():
-        return path, set(_below(path))
-    if not glob.has_magic(item):
-        raise InputError(f"{item}: no such file or folder of images")
-    matches = [Path(m).absolute() for m in glob.glob(str(Path(item).expanduser()), recursive=True)]
-    files = {m for m in matches if m.is_file()}
-    for folder in (m for m in matches if m.is_dir()):
-        files |= set(_below(folder))
-    fixed = takewhile(lambda part: not glob.has_magic(part), path.parts)
-    return Path(*fixed), files
-
-
-def _below(folder: Path) -> Iterable[Path]:
-    for parent, folders, names in os.walk(folder, onerror=_raise):
-        folders.sort()
-        for name in names:
-            low = name.lower()
-            if low.endswith(SUFFIXES) and not low.startswith((".", *_NOT_COADDS)):
-                yield Path(parent, name)
-
-
-def _raise(error: OSError) -> None:
-    fault = commit.outside_fault(error)
-    if fault is not None:
-        raise fault from error
-    raise InputError(f"{error.filename}: cannot be listed ({error.strerror})") from error
-
-
-def inventory(files: Iterable[FileFacts]) -> str:
-    """SHA-256 over names, sizes and times."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.path}\0{file.size}\0{file.mtime}\n".encode())
-    return digest.hexdigest()
-
-
-def build_index(root: Path, files: Sequence[FileFacts], cache_dir: Path | None) -> pa.Table:
-    """One row an image (a file may hold several), from the cache where it knows the file.
-
-    Raises
-    ------
-    OutsideFault
-        The file system fails.
-    """
-    cache = None
+def _scan_new(root: Path, files: Sequence[FileFacts], cached: pa.Table | None) -> pa.Table:
+    """Rows of all files; headers are read of those that the cache does not know."""
     known: dict[FileFacts, list[dict[str, Any]]] = {}
-    if cache_dir is not None:
-        name = hashlib.sha256(str(root).encode()).hexdigest()[:16]
-        cache = cache_dir / f"footprints-{name}.parquet"
-        known = _read_cache(cache)
+    for row in cached.to_pylist() if cached is not None else ():
+        # An unreadable file may be readable the next time, by chmod for one.
+        if row["kind"] != UNREADABLE:
+            file = FileFacts(row["path"], row["size"], row["mtime"])
+            known.setdefault(file, []).append(row)
     new = [file for file in files if file not in known]
     # Headers of files on a network disk: most of the time is waiting, so threads help.
     with quiet(), ThreadPoolExecutor(max_workers=8) as pool:
         scanned = dict(zip(new, pool.map(lambda file: scan(root, file), new), strict=True))
     rows = [row for file in files for row in (scanned.get(file) or known[file])]
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
-    if cache is not None and (new or len(known) != len(files)):
-        tagged = table.replace_schema_metadata({"index_version": _INDEX_VERSION})
-        commit.replace(
-            cache, lambda path: pq.write_table(tagged, path, compression="zstd"), cache.parent
-        )
-    return table
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def _read_cache(cache: Path) -> dict[FileFacts, list[dict[str, Any]]]:
-    known: dict[FileFacts, list[dict[str, Any]]] = {}
+def _cache_file(spec: str | os.PathLike[str] | Sequence[str], cache_dir: Path) -> Path:
+    specs = [spec] if isinstance(spec, str | os.PathLike) else spec
+    text = "\0".join(str(Path(one).expanduser().absolute()) for one in specs)
+    return cache_dir / f"footprints-{hashlib.sha256(text.encode()).hexdigest()[:16]}.parquet"
+
+
+def _read_cache(cache: Path) -> pa.Table | None:
     try:
         table = pq.read_table(cache)
     except (OSError, pa.ArrowException):
-        return known  # not there, or broken: a cache is only ever made again
+        return None  # not there, or broken: a cache is only ever made again
     version = (table.schema.metadata or {}).get(b"index_version", b"").decode()
-    if version != _INDEX_VERSION or table.schema.names != SCHEMA.names:
-        return known
-    for row in table.to_pylist():
-        # An unreadable file may be readable the next time, by chmod for one.
-        if row["kind"] != UNREADABLE:
-            file = FileFacts(row["path"], row["size"], row["mtime"])
-            known.setdefault(file, []).append(row)
-    return known
+    return table if version == _INDEX_VERSION and table.schema.names == SCHEMA.names else None
+
+
+def _facts(index: pa.Table) -> Iterator[FileFacts]:
+    columns = (index[name].to_pylist() for name in ("path", "size", "mtime"))
+    return map(FileFacts, *columns)
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    return table.replace_schema_metadata(None)
 
 
 def scan(root: Path, file: FileFacts) -> list[dict[str, Any]]:

@@ -20,10 +20,10 @@ from numpy.typing import ArrayLike
 
 from survey_gampen import commit
 from survey_gampen.errors import InputError, UnreadableFile
-from survey_gampen.images import footprints
 from survey_gampen.images.base import Cutouts
 from survey_gampen.images.finish import finish_into, native_size
 from survey_gampen.images.grid import Grid, celestial_text
+from survey_gampen.images.listing import SUFFIXES, FileFacts, inventory
 from survey_gampen.images.planes import PlaneGroup, find_groups, psf_fwhm, unit_of
 from survey_gampen.images.status import Status
 from survey_gampen.images.tile import Tile, reading
@@ -225,14 +225,14 @@ def _listing(folder: Path) -> list[tuple[str, int, int]]:
             return sorted(
                 (entry.name, entry.stat().st_size, int(entry.stat().st_mtime))
                 for entry in entries
-                if entry.name.lower().endswith(footprints.SUFFIXES)
+                if entry.name.lower().endswith(SUFFIXES)
             )
     except FileNotFoundError as error:
         raise InputError(f"{folder}: not there; it holds one FITS file a galaxy") from error
 
 
 def _digest(info: Path, files: list[tuple[str, int, int]]) -> str:
-    facts = [footprints.FileFacts(*file) for file in files]
+    facts = [FileFacts(*file) for file in files]
     both = hashlib.sha256(info.read_bytes())
-    both.update(footprints.inventory(facts).encode())
+    both.update(inventory(facts).encode())
     return both.hexdigest()

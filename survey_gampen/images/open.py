@@ -22,6 +22,7 @@ def open_images(
     cache_dir: str | os.PathLike[str] | None = None,
     *,
     variance: bool = False,
+    frozen: bool = False,
 ) -> ImageSource:
     """Open a folder, file, glob pattern or list of images.
 
@@ -40,6 +41,9 @@ def open_images(
         Where the index of images is kept. Without one all headers are read.
     variance : bool
         Whether cutouts come with variances where the files have them.
+    frozen : bool
+        Take the cached index of tiles as it is, without looking which files there are now; where
+        there is none it is made. For workers.
 
     Raises
     ------
@@ -54,6 +58,6 @@ def open_images(
             return GampenSource(folder, survey, band, model_pixel_scale, variance=variance)
     if survey.layout == "gampen":
         raise InputError(f"{spec}: profile {survey.name} wants a folder with info.csv and cutouts/")
-    root, files = footprints.find_files(spec)
-    index = footprints.build_index(root, files, Path(cache_dir) if cache_dir else None)
+    cache = Path(cache_dir).absolute() if cache_dir else None
+    root, files, index = footprints.open_index(spec, cache, frozen)
     return TileSource(root, files, index, survey, band, model_pixel_scale, variance=variance)

@@ -102,7 +102,8 @@ class CutoutStore:
 def is_complete(path: Path, **attributes: Any) -> bool:
     """Whether the cutouts of a partition are there, whole, and have these attributes."""
     try:
-        found = zarr.open_group(path, mode="r").attrs
+        with commit.outside_faults(path):
+            found = zarr.open_group(path, mode="r").attrs
         return all(found.get(k) == v for k, v in {**attributes, "complete": True}.items())
     except (FileNotFoundError, KeyError, ValueError):
         return False
@@ -118,7 +119,7 @@ def open_cutouts(path: Path) -> CutoutStore:
     """
     if not is_complete(path):
         raise FileNotFoundError(f"{path}: no complete cutouts there")
-    with _quiet():
+    with _quiet(), commit.outside_faults(path):
         group: Any = zarr.open_group(path, mode="r")
         columns = {name: np.asarray(group[name][:]) for name in _DESCRIPTIONS}
     if columns["object_id"].dtype.kind not in "iu":

@@ -19,6 +19,7 @@ from survey_gampen.images import footprints
 from survey_gampen.images.base import BATCH, Cutouts
 from survey_gampen.images.finish import finish_into, native_size
 from survey_gampen.images.grid import Grid, chord, quiet, unit_vectors
+from survey_gampen.images.listing import FileFacts, inventory
 from survey_gampen.images.mosaic import fill_from
 from survey_gampen.images.planes import PlaneGroup, short_band
 from survey_gampen.images.status import Status
@@ -48,7 +49,7 @@ class TileSource:
     files : sequence of FileFacts
         All files, usable or not; the inventory.
     index : pyarrow.Table
-        From :func:`footprints.build_index`.
+        From :func:`footprints.open_index`.
     survey : Survey
         Profile.
     band : str or None
@@ -67,7 +68,7 @@ class TileSource:
     def __init__(
         self,
         root: Path,
-        files: Sequence[footprints.FileFacts],
+        files: Sequence[FileFacts],
         index: pa.Table,
         survey: Survey,
         band: str | None,
@@ -76,7 +77,7 @@ class TileSource:
         variance: bool = False,
     ) -> None:
         self.root, self.survey, self.variance = root, survey, variance
-        self._inventory = footprints.inventory(files)
+        self._inventory = inventory(files)
         self._counts = Counter(index["kind"].to_pylist())
         broken = index.filter(pc.equal(index["kind"], footprints.UNREADABLE))
         self.warnings = [
