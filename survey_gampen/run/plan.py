@@ -203,7 +203,7 @@ def _in_groups(partitions: Iterable[Partition], size: int) -> Iterator[list[Part
 
 def read_plan(path: Path) -> Iterator[Partition]:
     """The partitions of ``plan.parquet``, in order, read a piece at a time."""
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, pre_buffer=False) as file:
         for batch in file.iter_batches(_ROWS_AT_ONCE):
             columns = (column.to_pylist() for column in batch.columns)
             for values in zip(*columns, strict=True):

@@ -1,0 +1,307 @@
+"""One client a run: who holds the folder, how that is seen, how it passes on.
+
+The folder ``.claim/`` holds numbered files. The highest number is the present holder; a client
+becomes the holder by making the next number with ``link(2)``, which only one can do, on NFS as
+well. The holder touches its file every few seconds. A holder that is gone (its process is dead
+on this host, or its file has not been touched for a minute) is followed by the next number, and
+if it was only asleep it finds the higher number and stops.
+
+The number also names the client's corner of the staging area. The next holder turns the corners
+of its forerunners into plain files: a worker that outlived its client can stage nothing more,
+so it can publish nothing more, however late it wakes up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+from survey_gampen.errors import InputError, Interrupted
+from survey_gampen.run.layout import RunDir
+
+BEAT_SECONDS = 5.0
+STALE_SECONDS = 60.0
+_JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
+
+
+@dataclass(frozen=True)
+class Holder:
+    """What a claim file says about the client that made it.
+
+    Parameters
+    ----------
+    host, boot : str
+        Name of the machine, and which start and process name space of it.
+    pid : int
+        Process number on that machine.
+    started : str
+        When the process started, in the system's own words: a pid may be given again.
+    job : str
+        Batch job, or nothing.
+    released : bool
+        The client has finished.
+    """
+
+    host: str
+    boot: str
+    pid: int
+    started: str
+    job: str = ""
+    released: bool = False
+
+    def __str__(self) -> str:
+        job = f", job {self.job}" if self.job else ""
+        return f"pid {self.pid} on {self.host}{job}"
+
+
+class ClaimLostError(Interrupted):
+    """Somebody else took the claim over: this client must stop."""
+
+
+def myself() -> Holder:
+    """Return the description of this process."""
+    job = next((os.environ[v] for v in _JOB_VARIABLES if os.environ.get(v)), "")
+    pid = os.getpid()
+    return Holder(socket.gethostname(), _boot(), pid, _process_start(pid) or "", job)
+
+
+def _boot() -> str:
+    """Return what tells this start (and process name space) of the machine from others."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return str(int(psutil.boot_time()))
+
+
+def _process_start(pid: int) -> str | None:
+    """Return when the live process `pid` started, None if there is none (a zombie is none)."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return None
+        stat = Path(f"/proc/{pid}/stat")
+        if stat.exists():  # in ticks since the start of the machine: no clock can move it
+            return stat.read_text().rpartition(")")[2].split()[19]
+        return f"{process.create_time():.0f}"
+    except (psutil.Error, OSError):
+        return None
+
+
+class Claim:
+    """The right to work on a run's folder, as a context manager.
+
+    Parameters
+    ----------
+    run : RunDir
+        The run; its folder must exist.
+    beat, stale : float
+        Seconds between two signs of life, and without one until the holder counts as gone.
+
+    Raises
+    ------
+    InputError
+        On entering, where another client lives here; the line names it.
+    """
+
+    def __init__(
+        self, run: RunDir, beat: float = BEAT_SECONDS, stale: float = STALE_SECONDS
+    ) -> None:
+        self._run = run
+        self._beat = beat
+        self._stale = stale
+        self._number = 0
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.lost = threading.Event()
+
+    @property
+    def token(self) -> str:
+        """Name of this client's corner of the staging area."""
+        return f"{self._number:06d}"
+
+    def __enter__(self) -> Claim:
+        folder = self._run.claims
+        folder.mkdir(exist_ok=True)
+        while not self._number:
+            last = _last(folder)
+            if last:
+                holder = _read(folder / _name(last))
+                if not self._gone(folder / _name(last), holder):
+                    raise InputError(
+                        f"{self._run.root} is in use by {holder or 'another client'}; wait until"
+                        " it has finished, stop it, or give another --out"
+                    )
+            if _link(folder, last + 1, myself()):
+                self._number = last + 1
+        for old in _numbers(folder):
+            if old < self._number - 1:  # the one before stays: see _last
+                (folder / _name(old)).unlink(missing_ok=True)
+        self._close_old_corners()
+        self._thread = threading.Thread(target=self._live, name="claim", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+        if not self.lost.is_set() and self._run.claims.is_dir():
+            with contextlib.suppress(OSError):  # a full disk: the dead pid says the same
+                _write_released(self._run.claims / _name(self._number))
+            shutil.rmtree(self._run.staging(self.token), ignore_errors=True)
+
+    def check(self) -> None:
+        """Raise `ClaimLostError` where another client holds the folder now."""
+        if self.lost.is_set():
+            raise ClaimLostError(f"{self._run.root} was taken over by another client")
+
+    def _gone(self, path: Path, holder: Holder | None) -> bool:
+        if holder is not None and holder.released:
+            return True
+        if holder is not None and (holder.host, holder.boot) == (myself().host, myself().boot):
+            return _process_start(holder.pid) != holder.started
+        return _age(path) > self._stale
+
+    def _live(self) -> None:
+        """Give a sign of life until the end; notice a follower, or a file system gone."""
+        path = self._run.claims / _name(self._number)
+        last = time.monotonic()
+        while not self._ended.wait(self._beat):
+            try:
+                os.utime(path)
+                last = time.monotonic()
+                followed = _last(self._run.claims) > self._number
+            except OSError:
+                # Others may see no sign of life by now and begin: be gone before they do.
+                followed = time.monotonic() - last > self._stale - 2 * self._beat
+            if followed:
+                self.lost.set()
+                return
+
+    def _close_old_corners(self) -> None:
+        """Put a plain file in the place of each staging folder of the clients before."""
+        root = self._run.staging_root
+        root.mkdir(exist_ok=True)
+        for number in range(max(1, self._number - 1), self._number):
+            _close_corner(root, f"{number:06d}")
+        for entry in root.iterdir():
+            if entry.is_dir() and entry.name != self.token:
+                if entry.name.startswith("closed-"):
+                    shutil.rmtree(entry, ignore_errors=True)
+                else:
+                    _close_corner(root, entry.name)
+        self._run.staging(self.token).mkdir()
+
+
+def holder_of(run: RunDir) -> tuple[Holder, float] | None:
+    """Return the last client of the run and the age of its last sign of life [s].
+
+    Returns
+    -------
+    (Holder, float) or None
+        None where nobody works on the run: never begun, finished, or found dead.
+    """
+    last = _last(run.claims) if run.claims.is_dir() else 0
+    path = run.claims / _name(last)
+    holder = _read(path) if last else None
+    if holder is None or holder.released:
+        return None
+    if (holder.host, holder.boot) == (myself().host, myself().boot):
+        if _process_start(holder.pid) != holder.started:
+            return None
+        return holder, 0.0
+    age = max(0.0, time.time() - path.stat().st_mtime)
+    return None if age > STALE_SECONDS else (holder, age)
+
+
+def _close_corner(root: Path, name: str) -> None:
+    place = root / name
+    for _ in range(100):  # a writer may make the folder again between the two steps
+        try:
+            os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            return
+        except FileExistsError:
+            if place.is_file():
+                return
+            away = root / f"closed-{uuid.uuid4().hex[:8]}"
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(place, away)
+            shutil.rmtree(away, ignore_errors=True)
+
+
+def _name(number: int) -> str:
+    return f"{number:06d}.json"
+
+
+def _numbers(folder: Path) -> list[int]:
+    names = (p.name for p in folder.iterdir())
+    return sorted(int(n[:6]) for n in names if n.endswith(".json") and n[:6].isdigit())
+
+
+def _last(folder: Path) -> int:
+    """Return the highest number.
+
+    A list of a folder may miss a file made while it is read, but never one that was there
+    before; the last number but one stays, so no reader can find the folder empty and begin
+    at one again.
+    """
+    return max(_numbers(folder), default=0)
+
+
+def _link(folder: Path, number: int, holder: Holder) -> bool:
+    """Make the claim file `number`; False where somebody was first."""
+    draft = folder / f"draft-{uuid.uuid4().hex}"
+    draft.write_text(json.dumps(asdict(holder)))
+    try:
+        os.link(draft, folder / _name(number))
+    except FileExistsError:
+        # Over NFS the answer to a link that was made may get lost.
+        return os.path.samefile(draft, folder / _name(number))
+    finally:
+        draft.unlink()
+    return True
+
+
+def _write_released(path: Path) -> None:
+    holder = asdict(myself()) | {"released": True}
+    draft = path.with_name(f"draft-{uuid.uuid4().hex}")
+    draft.write_text(json.dumps(holder))
+    os.replace(draft, path)
+
+
+def _read(path: Path) -> Holder | None:
+    """Return what a claim file says; None where it can't be read."""
+    try:
+        return Holder(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _age(path: Path) -> float:
+    """Return seconds since the last sign of life, by the file system's own clock."""
+    probe = path.with_name(f"draft-{uuid.uuid4().hex}")
+    try:
+        probe.touch()
+        with path.open("rb") as file:  # opening makes NFS ask the server again
+            return probe.stat().st_mtime - os.fstat(file.fileno()).st_mtime
+    except FileNotFoundError:
+        return float("inf")
+    finally:
+        probe.unlink(missing_ok=True)

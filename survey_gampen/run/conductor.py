@@ -1,0 +1,220 @@
+"""The flow of a run: a bounded window of partitions, cut ahead, inferred, taken note of.
+
+The conductor knows a *crew*, which runs functions somewhere and tells when they ended. That it is
+Dask's, over a laptop or a cluster, is told in :mod:`survey_gampen.cluster`; tests use others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from survey_gampen.errors import OutsideFault
+from survey_gampen.run import quarantine, task
+from survey_gampen.run.layout import RunDir
+from survey_gampen.run.plan import Partition
+from survey_gampen.run.progress import Meter
+from survey_gampen.run.spec import RunSpec
+from survey_gampen.run.triage import Action, Kind, Triage
+
+CUT, INFER = "cut", "infer"
+
+
+class Crew(Protocol):
+    """Workers that do tasks."""
+
+    def workers(self) -> list[str]:
+        """Return the names of those that are there."""
+        ...
+
+    def submit(
+        self, key: str, slot: str, worker: str, function: Callable[..., Any], *args: Any
+    ) -> None:
+        """Begin a task on a worker, or elsewhere if that one is gone."""
+        ...
+
+    def finished(self, timeout: float) -> list[tuple[str, Any]]:
+        """Wait for tasks to end; return their keys, with a result or an exception."""
+        ...
+
+    def through(self, key: str) -> int:
+        """Return how many galaxies of a task are through the network."""
+        ...
+
+    def retire(self, worker: str) -> None:
+        """Send a worker away."""
+        ...
+
+
+@dataclass
+class Job:
+    """A partition in the works."""
+
+    partition: Partition
+    stage: str = CUT
+    again: bool = False
+    batch: int | None = None
+    number: int = 0
+    worker: str = ""
+
+
+class Conductor:
+    """Gives partitions out until all are published or given up.
+
+    Parameters
+    ----------
+    run, spec
+        The run.
+    token : str
+        The client's corner of the staging area.
+    crew : Crew
+    meter : Meter
+    window : int
+        Partitions in the works for each worker.
+    halted : callable
+        Called all the time; raises where the run must stop.
+    patience : float
+        Seconds without any worker until the run stops.
+    """
+
+    def __init__(
+        self,
+        run: RunDir,
+        spec: RunSpec,
+        token: str,
+        crew: Crew,
+        meter: Meter,
+        window: int,
+        halted: Callable[[], None],
+        patience: float = 60.0,
+    ) -> None:
+        self._run, self._spec, self._token = run, spec, token
+        self._crew, self._meter, self._window = crew, meter, window
+        self._halted, self._patience = halted, patience
+        self._triage = Triage()
+        self._waiting: dict[str, deque[Job]] = {CUT: deque(), INFER: deque()}
+        self._running: dict[str, Job] = {}
+        self._held: dict[int, Job] = {}
+        self._done_rows = 0
+        self._quarantined = 0
+        self._last_seen = time.monotonic()
+
+    def go(self, jobs: Iterator[Job], done_rows: int, quarantined: int) -> int:
+        """Do all jobs; return the number of quarantined partitions.
+
+        Parameters
+        ----------
+        jobs : iterator of Job
+            Read only as far as the window goes.
+        done_rows, quarantined : int
+            Galaxies published and partitions given up before.
+
+        Raises
+        ------
+        OutsideFault
+            Stopped for a cause outside the data; nothing was quarantined for it.
+        """
+        self._done_rows, self._quarantined = done_rows, quarantined
+        while True:
+            self._halted()
+            workers = self._workers()
+            self._fill(jobs, self._window * len(workers))
+            self._hand_out(workers)
+            if not self._running and not any(self._waiting.values()) and workers:
+                break
+            for key, outcome in self._crew.finished(timeout=0.5):
+                self._take(self._running.pop(key), outcome)
+            self._show()
+        for index in self._triage.at_the_end():
+            self._quarantine(self._held.pop(index))
+        if self._triage.stop:
+            raise OutsideFault(self._triage.stop)
+        self._show()
+        return self._quarantined
+
+    def _workers(self) -> list[str]:
+        workers = self._crew.workers()
+        now = time.monotonic()
+        if workers:
+            self._last_seen = now
+        elif now - self._last_seen > self._patience:
+            raise OutsideFault("no worker is left: look at the cluster, then go on")
+        return workers
+
+    def _fill(self, jobs: Iterator[Job], most: int) -> None:
+        """Take partitions from the plan until the window is full."""
+        while sum(map(len, self._waiting.values())) + len(self._running) < most:
+            job = next(jobs, None)
+            if job is None:
+                return
+            self._queue(job)
+
+    def _queue(self, job: Job) -> None:
+        cut = task.is_cut(self._run, self._spec, job.partition)
+        job.stage = INFER if cut else CUT
+        self._waiting[job.stage].append(job)
+
+    def _hand_out(self, workers: list[str]) -> None:
+        """Give each free slot of each worker a task."""
+        for stage in (INFER, CUT):
+            busy = {job.worker for job in self._running.values() if job.stage == stage}
+            waiting = self._waiting[stage]
+            for worker in workers:
+                if worker in busy or not waiting:
+                    continue
+                job = waiting.popleft()
+                job.worker, job.number = worker, job.number + 1
+                key = f"{stage}-{job.partition.name}-{self._token}-{job.number}"
+                self._running[key] = job
+                self._crew.submit(key, stage, worker, *self._call(job))
+
+    def _call(self, job: Job) -> tuple[Any, ...]:
+        out = str(self._run.root)
+        if job.stage == CUT:
+            return task.cut_partition, out, job.partition, self._token
+        return task.infer_partition, out, job.partition, job.batch, self._token, job.again
+
+    def _take(self, job: Job, outcome: Any) -> None:
+        """Take note of a task that ended."""
+        index = job.partition.index
+        if not isinstance(outcome, BaseException):
+            if job.stage == CUT:
+                job.stage = INFER
+                self._waiting[INFER].append(job)
+                return
+            self._done_rows += job.partition.rows
+            quarantine.clear(self._run, job.partition)
+            for guilty in self._triage.published(index):
+                self._quarantine(self._held.pop(guilty))
+            return
+        batch = job.batch or int(self._spec.engine["batch"])
+        action = self._triage.failed(index, job.stage, outcome, batch)
+        failure = self._triage.failures[index]
+        self._meter.say(f"{job.stage} {job.partition.name}: {failure.cause} ({action.value})")
+        if failure.kind is Kind.UNFIT:
+            self._crew.retire(job.worker)
+        if action is Action.SMALLER:
+            job.batch = batch // 2
+            self._waiting[INFER].appendleft(job)
+        elif action is Action.AGAIN:
+            self._queue(job)
+        elif action is Action.QUARANTINE:
+            self._quarantine(job)
+        elif action is Action.HOLD:
+            self._held[index] = job
+        else:
+            raise OutsideFault(self._triage.stop)
+
+    def _quarantine(self, job: Job) -> None:
+        failure = self._triage.failures.pop(job.partition.index)
+        staging = self._run.staging(self._token)
+        quarantine.write(self._run, job.partition, failure, staging)
+        self._quarantined += 1
+        self._meter.say(f"{job.partition.name} is quarantined: {failure.cause}")
+
+    def _show(self) -> None:
+        extra = sum(self._crew.through(k) for k, j in self._running.items() if j.stage == INFER)
+        self._meter.show(self._done_rows, extra, self._quarantined)

@@ -1,0 +1,273 @@
+"""The verbs `run`, `resume` and `compact`: who may work, what is planned, how it ends.
+
+What is done in a partition stands in task.py, what a failure means in triage.py, in which order
+partitions are given out in conductor.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import pyarrow as pa
+from distributed import Client
+from rich.console import Console
+
+from survey_gampen import cluster, commit
+from survey_gampen.catalog import compact as compaction
+from survey_gampen.catalog import hats_out
+from survey_gampen.catalog.sorted import sorted_schema
+from survey_gampen.config import Settings
+from survey_gampen.errors import GampenError, InputError, Interrupted
+from survey_gampen.run import quarantine, setup, space, task, todo
+from survey_gampen.run.claim import Claim
+from survey_gampen.run.conductor import Conductor, Job
+from survey_gampen.run.layout import RunDir
+from survey_gampen.run.leaf import leaf_schema
+from survey_gampen.run.measure import Measured, measure
+from survey_gampen.run.progress import Meter, duration, size
+from survey_gampen.run.spec import RunSpec, read_spec, write_spec
+
+_OUT = Console(highlight=False, markup=False, soft_wrap=True)
+
+
+def run(settings: Settings) -> int:
+    """Plan, cut out, infer, publish; on the same folder again: go on.
+
+    Parameters
+    ----------
+    settings : Settings
+
+    Returns
+    -------
+    int
+        0: every row is published; 3: some partitions are quarantined.
+
+    Raises
+    ------
+    InputError
+        Something can't be used (2).
+    Interrupted, OutsideFault
+        Stopped; the same command goes on (75).
+    """
+    profile = cluster.load_profile(settings.cluster)
+    with (
+        _signals(),
+        setup.folder(Path(settings.out)) as run_dir,
+        commit.outside_faults(run_dir.root),
+        Claim(run_dir) as claim,
+        setup.all_or_nothing(run_dir),
+        contextlib.ExitStack() as stack,
+    ):
+        staging = run_dir.staging(claim.token)
+        inputs = setup.open_inputs(settings, run_dir)
+        for line in inputs.source.warnings:
+            _OUT.print(f"warning: {line}")
+        _OUT.print(f"images: {inputs.source.describe()}")
+        spec = setup.existing(run_dir, inputs, staging)
+        client = None
+        if spec is None:
+            rows = setup.sort_rows(run_dir, inputs, staging)
+            client = stack.enter_context(cluster.start(profile))
+            measured = _measure(client, inputs, rows, profile)
+            spec = setup.plan(run_dir, inputs, rows, measured, profile.workers, staging)
+        inputs.source.close()
+        _print_plan(spec, profile.workers)
+        if settings.plan_only:
+            return 0
+        return _finish(run_dir, spec, claim, profile, client)
+
+
+def resume(out: str | Path, cluster_name: str | None = None, redo: str | None = None) -> int:
+    """Go on with a run, and try quarantined partitions again; all else comes from its folder.
+
+    Parameters
+    ----------
+    out : path
+        The run's folder.
+    cluster_name : str, optional
+        Another cluster profile than the run's own.
+    redo : str, optional
+        Name of a status flag: partitions with rows that carry it, and that were made before the
+        images changed, are done again.
+
+    Returns
+    -------
+    int
+        As `run`.
+    """
+    run_dir = RunDir(Path(out).absolute())
+    flag = None if redo is None else todo.flag_of(redo)
+    spec = read_spec(run_dir)
+    profile = cluster.load_profile(cluster_name or spec.settings.cluster)
+    with _signals(), commit.outside_faults(run_dir.root), Claim(run_dir) as claim:
+        staging = run_dir.staging(claim.token)
+        spec = setup.begin(run_dir, read_spec(run_dir), staging)
+        now = setup.after_images_changed(run_dir, spec)
+        again: set[int] = set()
+        if flag is None and now != spec:
+            raise InputError(
+                f"the images of {run_dir.root} have changed since it was planned: to do partitions"
+                f" again that they may reach, add --redo NO_IMAGE (or EDGE, NO_DATA ...)"
+            )
+        if flag is not None:
+            spec = now
+            write_spec(run_dir, spec, staging)
+            first = list(todo.flagged(run_dir, spec, flag))
+            compaction.expand(run_dir.root, first)
+            again = {p.index for p in todo.flagged(run_dir, spec, flag)}
+            _OUT.print(f"{len(again)} partitions with {flag.name} are done again")
+        return _finish(run_dir, spec, claim, profile, None, again=again, retry=True)
+
+
+def compact(out: str | Path) -> int:
+    """Merge small published files into larger ones; return 0."""
+    run_dir = RunDir(Path(out).absolute())
+    spec = read_spec(run_dir)
+    with commit.outside_faults(run_dir.root), Claim(run_dir) as claim:
+        merged = compaction.compact(run_dir.root)
+        _index(run_dir, spec, claim)
+        leaves = len(hats_out.published(run_dir.posteriors))
+        _OUT.print(f"{merged} files were merged from smaller ones; there are {leaves} now")
+    return 0
+
+
+def _finish(
+    run_dir: RunDir,
+    spec: RunSpec,
+    claim: Claim,
+    profile: cluster.Profile,
+    client: Client | None,
+    again: frozenset[int] | set[int] = frozenset(),
+    retry: bool = False,
+) -> int:
+    """Do what is left of a planned run, and leave a catalogue that opens, however it ends."""
+    try:
+        todo.check_published(run_dir, spec)
+        given_up = quarantine.names(run_dir)
+        work = todo.count(run_dir, spec, given_up, again)
+        skipped = set() if retry else given_up
+        left = work.rows_left - (0 if retry else work.quarantined_rows)
+        if left:
+            before = 0 if retry else work.quarantined
+            window = profile.window * profile.workers
+            at_once = window * spec.plan.partition_rows
+            wanted = space.needed(spec, left, left - work.cut_rows, at_once)
+            space.check_space(run_dir.root, wanted, can_drop=spec.plan.keep_cutouts)
+            if retry:
+                _drop_suspicious_cutouts(run_dir, claim)
+            with contextlib.ExitStack() as stack:
+                if client is None:
+                    client = stack.enter_context(cluster.start(profile))
+                for line in cluster.dashboard_lines(client):
+                    _OUT.print(line)
+                meter = stack.enter_context(Meter(work.rows, work.published_rows))
+                conductor = Conductor(
+                    run_dir,
+                    spec,
+                    claim.token,
+                    cluster.DaskCrew(client),
+                    meter,
+                    profile.window,
+                    claim.check,
+                )
+                partitions = todo.left(run_dir, skipped, again)
+                jobs = (Job(p, again=p.index in again) for p in partitions)
+                conductor.go(jobs, work.published_rows, before)
+    finally:
+        _index(run_dir, spec, claim)
+    return _tell_end(run_dir, spec)
+
+
+def _drop_suspicious_cutouts(run_dir: RunDir, claim: Claim) -> None:
+    """Quarantined partitions are cut anew: who knows what was wrong with them."""
+    for name in quarantine.names(run_dir):
+        task.discard(run_dir.cutout_group(name), run_dir.staging(claim.token))
+
+
+def _index(run_dir: RunDir, spec: RunSpec, claim: Claim) -> None:
+    """Make the index files of the catalogue again from what is published."""
+    if claim.lost.is_set():
+        return  # the next client does it
+    try:
+        hats_out.write_index(
+            run_dir.posteriors,
+            name=Path(spec.settings.catalog).stem.replace(".", "_"),
+            staging=run_dir.staging(claim.token),
+            schema=leaf_schema(sorted_schema(spec.catalog_path(run_dir)), {}),
+        )
+    except (GampenError, OSError, pa.ArrowException) as error:
+        _OUT.print(f"the index files could not be made again: {' '.join(str(error).split())}")
+
+
+def _measure(client: Client, inputs: setup.Inputs, rows: int, profile: cluster.Profile) -> Measured:
+    """Ask one worker what kind it is, and how fast."""
+    settings = inputs.settings
+    future = client.submit(
+        measure,
+        str(inputs.checkpoint.path),
+        settings.passes,
+        settings.precision,
+        profile.threads,
+        rows,
+        key="measure",
+        pure=False,
+    )
+    found: Measured = future.result()
+    return found
+
+
+def _print_plan(spec: RunSpec, workers: int) -> None:
+    facts = spec.plan
+    cutouts = facts.rows * space.cutout_bytes(spec.size)
+    fate = "" if facts.keep_cutouts else " in all, dropped as they are used"
+    seconds = facts.rows * facts.seconds_per_galaxy / max(1, workers)
+    draws = 6 * spec.settings.passes * facts.rows if spec.settings.keep_samples else 0
+    _OUT.print(f"rows: {facts.rows}")
+    _OUT.print(f"partitions: {facts.partitions} of at most {facts.partition_rows} rows")
+    _OUT.print(f"cutouts: {size(cutouts)}{fate}")
+    _OUT.print(f"posteriors: {size(facts.rows * space.ROW_BYTES)}")
+    if draws:
+        _OUT.print(f"samples: {size(draws)}")
+    _OUT.print(
+        f"time: about {duration(seconds)} with {workers} worker{'s' if workers > 1 else ''}"
+        f" ({spec.engine['device']}, {spec.engine['precision']},"
+        f" {facts.seconds_per_galaxy:.3g} s a galaxy)"
+    )
+
+
+def _tell_end(run_dir: RunDir, spec: RunSpec) -> int:
+    work = todo.count(run_dir, spec, quarantine.names(run_dir))
+    _OUT.print(f"{work.published_rows} of {work.rows} galaxies are in {run_dir.posteriors}")
+    if not work.quarantined:
+        return 0
+    _OUT.print(
+        f"{work.quarantined} partitions are quarantined: `survey-gampen status {run_dir.root}`"
+        " says why, `survey-gampen resume` tries them again"
+    )
+    return 3
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """Make SIGINT and SIGTERM end the run in order; a second one ends it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, lambda *_: os._exit(Interrupted.exit_code))
+        raise Interrupted(f"stopped by {signal.Signals(number).name}: the same command goes on")
+
+    before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

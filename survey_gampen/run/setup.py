@@ -1,0 +1,277 @@
+"""From settings to a planned run: look at everything, sort the rows, size the partitions.
+
+Nothing is left in OUT by a planning that failed: what can't be used is refused as if nothing had
+been begun. run.toml is written last; a planning that was killed begins again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from survey_gampen import __version__, commit
+from survey_gampen.catalog.sort import sort_catalog
+from survey_gampen.catalog.source import Catalog, open_catalog
+from survey_gampen.config import Settings
+from survey_gampen.errors import InputError
+from survey_gampen.images.base import ImageSource
+from survey_gampen.images.open import open_images
+from survey_gampen.model.checkpoint import Checkpoint, load_checkpoint
+from survey_gampen.run.layout import RunDir
+from survey_gampen.run.measure import Measured
+from survey_gampen.run.plan import differences, fingerprint, make_plan, write_plan
+from survey_gampen.run.space import DROP_ABOVE, cutout_bytes
+from survey_gampen.run.spec import PlanFacts, RunSpec, read_spec, write_spec
+from survey_gampen.survey import Survey, load_survey
+
+#: A partition should take this long on its worker [s], and never less or more than these.
+TARGET_SECONDS, LEAST_SECONDS, MOST_SECONDS = 180.0, 60.0, 600.0
+
+
+@dataclass
+class Inputs:
+    """What the settings name, opened and found to be usable."""
+
+    settings: Settings
+    catalog: Catalog
+    survey: Survey
+    checkpoint: Checkpoint
+    source: ImageSource
+
+    def parts(self, precision: str) -> dict[str, Any]:
+        """Return what the fingerprint is made of."""
+        settings = self.settings
+        return {
+            "catalogue": self.catalog.identity(),
+            "images": self.source.inventory(),
+            "weights": self.checkpoint.sha256,
+            "survey": self.survey.as_table(),
+            "settings": {
+                "band": settings.band,
+                "passes": settings.passes,
+                "seed": settings.seed,
+                "precision": precision,
+                "lossy": settings.lossy,
+            },
+        }
+
+
+def open_inputs(settings: Settings, run: RunDir) -> Inputs:
+    """Open all that the settings name.
+
+    Raises
+    ------
+    InputError
+        Where something can't be used.
+    """
+    survey = load_survey(settings.survey)
+    catalog = open_catalog(
+        settings.catalog,
+        columns=survey.columns,
+        extra=settings.columns,
+        select=settings.select,
+        limit=settings.limit,
+    )
+    checkpoint = load_checkpoint(settings.model)
+    scale = checkpoint.config.pixel_scale
+    source = open_images(settings.images, survey, settings.band, scale, run.cache)
+    return Inputs(settings, catalog, survey, checkpoint, source)
+
+
+@contextlib.contextmanager
+def folder(root: Path) -> Iterator[RunDir]:
+    """The run's folder, made where it is missing.
+
+    Raises
+    ------
+    InputError
+        Where it holds other things than a run.
+    """
+    root = root.absolute()
+    run = RunDir(root)
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{root} is a file: give a folder with --out")
+    if root.is_dir() and not run.claims.is_dir() and any(root.iterdir()):
+        raise InputError(f"{root} holds other things than a run: give an empty or new --out")
+    made = []
+    parent = root
+    while not parent.exists():
+        made.append(parent)
+        parent = parent.parent
+    with commit.outside_faults(root):
+        root.mkdir(parents=True, exist_ok=True)
+    try:
+        yield run
+    finally:
+        for path in made:  # only while nothing is in them
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+@contextlib.contextmanager
+def all_or_nothing(run: RunDir) -> Iterator[None]:
+    """Undo a planning that did not come to its end."""
+    if not run.run_toml.exists():
+        clear_plan(run)
+    try:
+        yield
+    finally:
+        if not run.run_toml.exists():
+            clear_plan(run)
+            for path in (run.cache, run.staging_root, run.claims):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def clear_plan(run: RunDir) -> None:
+    """Remove a plan, run.toml first: from then on nothing else counts."""
+    run.run_toml.unlink(missing_ok=True)
+    run.plan.unlink(missing_ok=True)
+    shutil.rmtree(run.catalog, ignore_errors=True)
+
+
+def existing(run: RunDir, inputs: Inputs, staging: Path) -> RunSpec | None:
+    """Return the run that is planned here, None where there is none.
+
+    What is no matter of results (cluster, whether cutouts stay) is taken from the new settings.
+
+    Raises
+    ------
+    InputError
+        Where a run with another fingerprint, partition size or output was begun here.
+    """
+    if not run.run_toml.exists():
+        return None
+    spec, new = read_spec(run), inputs.settings
+    precision = spec.engine["precision"] if new.precision == "auto" else new.precision
+    found = differences(spec.parts, inputs.parts(precision))
+    if new.partition_rows is not None and new.partition_rows != spec.plan.partition_rows:
+        found.append(f"partition_rows: {spec.plan.partition_rows} -> {new.partition_rows}")
+    if new.keep_samples != spec.settings.keep_samples:
+        found.append(f"keep_samples: {spec.settings.keep_samples} -> {new.keep_samples}")
+    if found or spec.fingerprint != fingerprint(spec.parts):
+        if spec.draft:  # only looked at until now
+            clear_plan(run)
+            return None
+        said = "; ".join(found) or "the method of this version of survey-gampen"
+        raise InputError(
+            f"{run.root} was begun with something else ({said}): go on with the same input and"
+            " settings, or give another --out"
+        )
+    keep = spec.plan.keep_cutouts if new.keep_cutouts is None else new.keep_cutouts
+    now = replace(
+        spec,
+        plan=replace(spec.plan, keep_cutouts=keep),
+        draft=spec.draft and new.plan_only,
+        settings=replace(spec.settings, cluster=new.cluster, keep_cutouts=new.keep_cutouts),
+    )
+    if now != spec:
+        write_spec(run, now, staging)
+    return now
+
+
+def sort_rows(run: RunDir, inputs: Inputs, staging: Path) -> int:
+    """Check all rows and write them sorted into the run's folder; return their number."""
+    return sort_catalog(inputs.catalog, run.catalog, staging)
+
+
+def plan(
+    run: RunDir, inputs: Inputs, rows: int, measured: Measured, workers: int, staging: Path
+) -> RunSpec:
+    """Cut the sorted rows into partitions and write plan.parquet and run.toml.
+
+    Parameters
+    ----------
+    run, inputs
+        Where, and from what.
+    rows : int
+        Number of sorted rows.
+    measured : Measured
+        What a worker resolved and how long it took.
+    workers : int
+        How many work at once.
+    staging : Path
+    """
+    settings = inputs.settings
+    size = inputs.checkpoint.config.size
+    at_most = settings.partition_rows or partition_rows(measured, rows, workers)
+    totals = write_plan(run.plan, make_plan(run.catalog, at_most), at_most, staging)
+    keep = settings.keep_cutouts
+    if keep is None:
+        keep = rows * cutout_bytes(size) <= DROP_ABOVE
+    parts = inputs.parts(measured.engine["precision"])
+    spec = RunSpec(
+        version=__version__,
+        settings=settings,
+        survey=inputs.survey,
+        catalog_dir=run.catalog.name,
+        model={
+            "path": str(inputs.checkpoint.path),
+            "sha256": inputs.checkpoint.sha256,
+            "size": size,
+            "pixel_scale": inputs.checkpoint.config.pixel_scale,
+        },
+        engine=measured.engine,
+        parts=parts,
+        fingerprint=fingerprint(parts),
+        plan=PlanFacts(
+            rows=totals.rows,
+            partitions=totals.partitions,
+            partition_rows=at_most,
+            seconds_per_galaxy=measured.seconds_per_galaxy,
+            keep_cutouts=keep,
+        ),
+        draft=settings.plan_only,
+    )
+    write_spec(run, spec, staging)
+    return spec
+
+
+def partition_rows(measured: Measured, rows: int, workers: int) -> int:
+    """Return how many rows a partition should have: a few minutes' work, whole batches.
+
+    A small catalogue is cut finer, down to a minute, so that each worker has several.
+    """
+    batch = int(measured.engine["batch"])
+    seconds = max(measured.seconds_per_galaxy, 1e-6)
+    share = rows * seconds / (4 * max(1, workers))
+    wanted = min(max(min(TARGET_SECONDS, share), LEAST_SECONDS), MOST_SECONDS) / seconds
+    return max(1, round(wanted / batch)) * batch
+
+
+def begin(run: RunDir, spec: RunSpec, staging: Path) -> RunSpec:
+    """Return the run, no longer a draft.
+
+    Raises
+    ------
+    InputError
+        Where another version of the method began it.
+    """
+    if spec.fingerprint != fingerprint(spec.parts):
+        raise InputError(
+            f"{run.root} was begun by another version of the method: give another --out"
+        )
+    if spec.draft:
+        spec = replace(spec, draft=False)
+        write_spec(run, spec, staging)
+    return spec
+
+
+def after_images_changed(run: RunDir, spec: RunSpec) -> RunSpec:
+    """Return the run as it is with the images that are there now; the same one if they are.
+
+    Files published before stay valid: their fingerprint is remembered.
+    """
+    settings = spec.settings
+    source = open_images(
+        settings.images, spec.survey, settings.band, spec.model["pixel_scale"], run.cache
+    )
+    parts = {**spec.parts, "images": source.inventory()}
+    source.close()
+    if parts == spec.parts:
+        return spec
+    earlier = tuple(dict.fromkeys((*spec.earlier, spec.fingerprint)))
+    return replace(spec, parts=parts, fingerprint=fingerprint(parts), earlier=earlier)

@@ -1,0 +1,379 @@
+"""One partition from end to end: cut it out, infer it, publish it.
+
+Plain functions of a folder and a partition. They run on a worker, in a test or in a debugger,
+and know nothing of Dask. What they need to know they read from the run's folder; what is dear to
+open (network, images) is kept for the next partition of the same process.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from survey_gampen import commit
+from survey_gampen.catalog.hats_out import leaf_path
+from survey_gampen.catalog.ids import id_key
+from survey_gampen.catalog.sorted import read_rows
+from survey_gampen.errors import OutsideFault
+from survey_gampen.images.base import ImageSource
+from survey_gampen.images.open import open_images
+from survey_gampen.images.status import NULL_BITS, Status
+from survey_gampen.images.store import CutoutStore, is_complete, open_cutouts, write_cutouts
+from survey_gampen.model.checkpoint import load_checkpoint
+from survey_gampen.posterior import samples
+from survey_gampen.posterior.engine import Engine
+from survey_gampen.posterior.summary import summarise
+from survey_gampen.run.layout import RunDir
+from survey_gampen.run.leaf import check_leaf, leaf_schema, make_batch, read_footer, write_leaf
+from survey_gampen.run.plan import Partition
+from survey_gampen.run.spec import RunSpec, read_spec
+from survey_gampen.run.triage import TooLarge, UnfitWorker, is_out_of_memory
+
+Tick = Callable[[int], None]
+Report = dict[str, Any]
+
+
+@dataclass
+class _Kept:
+    """What this process has open, and what it belongs to."""
+
+    source: tuple[str, ImageSource] | None = None
+    engine: tuple[tuple[str, int], Engine] | None = None
+
+
+_kept = _Kept()
+_lock = threading.Lock()  # one thread cuts while another infers
+
+
+def cut_partition(
+    out: str | Path, partition: Partition, token: str = "solo", tick: Tick | None = None
+) -> Report:
+    """Write the cutouts of a partition, unless they are there.
+
+    Parameters
+    ----------
+    out : path
+        The run's folder.
+    partition : Partition
+    token : str
+        The client's corner of the staging area.
+    tick : callable, optional
+        Not used: a galaxy counts when it is through the network.
+
+    Returns
+    -------
+    dict
+        ``rows`` and ``seconds``.
+
+    Raises
+    ------
+    UnreadableFile
+        An image exists and can't be read.
+    OutsideFault
+        The disk is full, or the images are gone.
+    """
+    begun = time.monotonic()
+    run = RunDir(Path(out))
+    spec = read_spec(run)
+    group = run.cutout_group(partition.name)
+    if not _is_of_this_run(group, spec):
+        discard(group, run.staging(token))
+        rows = read_rows(spec.catalog_path(run), partition.norder, partition.npix)
+        write_cutouts(
+            group,
+            _source(run, spec),
+            rows,
+            spec.size,
+            staging=run.staging(token),
+            chunk=int(spec.engine["batch"]),
+            lossy=spec.settings.lossy,
+            attributes={"images": spec.parts["images"]},
+        )
+    return {"rows": partition.rows, "seconds": time.monotonic() - begun}
+
+
+def infer_partition(
+    out: str | Path,
+    partition: Partition,
+    batch: int | None = None,
+    token: str = "solo",
+    again: bool = False,
+    tick: Tick | None = None,
+) -> Report:
+    """Publish the posteriors of a partition whose cutouts are there.
+
+    The stored cutouts are read chunk by chunk, one chunk being one batch of the network; only
+    summaries outlive it. A partition that is published already is left alone.
+
+    Parameters
+    ----------
+    out : path
+        The run's folder.
+    partition : Partition
+    batch : int, optional
+        Smaller than the planned one after memory ran out.
+    token : str
+        The client's corner of the staging area.
+    again : bool
+        Replace a file that was published before the images changed.
+    tick : callable, optional
+        Called with the number of galaxies each time some went through the network.
+
+    Returns
+    -------
+    dict
+        ``rows``, ``seconds``, ``published`` (False where the file was there), ``flagged``.
+
+    Raises
+    ------
+    TooLarge
+        The batch does not fit into the memory of the device.
+    UnfitWorker
+        This process can't compute as the run needs it.
+    OutsideFault
+        The disk is full.
+    """
+    begun = time.monotonic()
+    run = RunDir(Path(out))
+    spec = read_spec(run)
+    leaf = leaf_path(run.posteriors, partition.norder, partition.npix)
+    report: Report = {"rows": partition.rows, "published": False, "flagged": 0}
+    if not leaf.exists() or (again and read_footer(leaf)["fingerprint"] != spec.fingerprint):
+        try:
+            report["flagged"] = _publish(run, spec, partition, leaf, batch, token, again, tick)
+            report["published"] = True
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise TooLarge(f"{partition.name}: memory ran out") from error
+            raise
+    if not spec.plan.keep_cutouts:
+        discard(run.cutout_group(partition.name), run.staging(token))
+    return report | {"seconds": time.monotonic() - begun}
+
+
+def is_cut(run: RunDir, spec: RunSpec, partition: Partition) -> bool:
+    """Tell whether the cutouts of a partition are there, whole, and of the present images."""
+    return _is_of_this_run(run.cutout_group(partition.name), spec)
+
+
+def discard(path: Path, staging: Path) -> None:
+    """Remove a folder in one step for all who look at it, then for good."""
+    away = staging / f"away-{uuid.uuid4().hex}"
+    with commit.outside_faults(path), suppress(FileNotFoundError):
+        staging.mkdir(parents=True, exist_ok=True)
+        os.rename(path, away)
+        shutil.rmtree(away, ignore_errors=True)
+
+
+def _publish(
+    run: RunDir,
+    spec: RunSpec,
+    partition: Partition,
+    leaf: Path,
+    batch: int | None,
+    token: str,
+    again: bool,
+    tick: Tick | None,
+) -> int:
+    """Infer and publish; return the number of rows that carry a flag."""
+    rows = read_rows(spec.catalog_path(run), partition.norder, partition.npix).combine_chunks()
+    object_ids = rows.column("object_id").combine_chunks()
+    engine = _engine(spec, batch or int(spec.engine["batch"]))
+    schema = leaf_schema(rows.schema, _footer(spec, partition, engine))
+    flagged = 0
+
+    def write(path: Path) -> None:
+        nonlocal flagged
+        store = open_cutouts(run.cutout_group(partition.name))
+        if store.object_id.tolist() != object_ids.to_pylist():
+            raise ValueError(f"the cutouts of {partition.name} are not those of its rows")
+        work = _Inference(spec, engine, rows, store, schema, tick)
+        _write_both(run, spec, partition, work, path, staging)
+        flagged = work.flagged
+
+    def check(path: Path) -> None:
+        check_leaf(path, object_ids, spec.fingerprint)
+
+    def write_and_check(path: Path) -> None:
+        write(path)
+        check(path)
+
+    staging = run.staging(token)
+    if again:
+        commit.replace(leaf, write_and_check, staging)
+    else:
+        commit.publish(leaf, write, check, staging)
+    return flagged
+
+
+def _write_both(
+    run: RunDir, spec: RunSpec, partition: Partition, work: _Inference, path: Path, staging: Path
+) -> None:
+    """Write the leaf to `path`; where samples are kept, publish those first.
+
+    The leaf is the marker of the partition, so all that belongs to it must be there before it.
+    """
+    if spec.settings.keep_samples:
+        group = run.sample_group(partition.name)
+        if group.exists() and samples.fingerprint_of(group) != spec.fingerprint:
+            discard(group, staging)
+
+        def write_samples(folder: Path) -> None:
+            with samples.SampleWriter(folder, work.sample_facts()) as sink:
+                write_leaf(path, work.schema, work.tables(sink))
+
+        commit.publish_dir(group, write_samples, staging)
+    if not path.exists():
+        write_leaf(path, work.schema, work.tables(None))
+
+
+@dataclass
+class _Inference:
+    """The rows of one partition on their way through the network."""
+
+    spec: RunSpec
+    engine: Engine
+    rows: pa.Table
+    store: CutoutStore
+    schema: pa.Schema
+    tick: Tick | None
+    flagged: int = 0
+
+    def sample_facts(self) -> samples.SampleFacts:
+        """Return what the draws of this partition are draws of."""
+        return samples.SampleFacts(
+            object_id=self.rows.column("object_id").to_pylist(),
+            passes=self.engine.passes,
+            targets=self.engine.targets,
+            fingerprint=self.spec.fingerprint,
+            attributes={"seed": self.engine.seed, "model": self.spec.model["sha256"]},
+        )
+
+    def tables(self, sink: samples.SampleWriter | None) -> Iterator[pa.Table]:
+        """Yield the finished rows chunk by chunk."""
+        self.flagged = 0
+        keys = id_key(self.rows.column("object_id"))
+        for where, images in self.store.chunks(self.engine.settings.batch):
+            table = self._chunk(where, images, keys[where], sink)
+            self.flagged += int(np.count_nonzero(table.column("status").to_numpy()))
+            yield table
+            if self.tick is not None:
+                self.tick(table.num_rows)
+
+    def _chunk(
+        self,
+        where: slice,
+        images: NDArray[np.float32],
+        keys: NDArray[np.uint64],
+        sink: samples.SampleWriter | None,
+    ) -> pa.Table:
+        status = np.array(self.store.status[where], np.int32)
+        good = (status & int(NULL_BITS)) == 0
+        columns: dict[str, NDArray[np.generic]] = {}
+        if good.any():
+            draws = self.engine.draws(images[good], keys[good])
+            finite = draws.finite.cpu().numpy()
+            columns = {name: values[finite] for name, values in summarise(draws).items()}
+            if sink is not None:
+                sink.write(where.start + np.flatnonzero(good), draws)
+            status[np.flatnonzero(good)[~finite]] |= int(Status.NONFINITE)
+            good[good] = finite
+        return make_batch(
+            self.schema,
+            self.rows.slice(where.start, len(images)),
+            self.spec.settings.band,
+            status,
+            list(self.store.note[where]),
+            good,
+            columns,
+        )
+
+
+def _footer(spec: RunSpec, partition: Partition, engine: Engine) -> dict[str, str]:
+    """What a published file says about itself."""
+    return {
+        "fingerprint": spec.fingerprint,
+        "model": spec.model["sha256"],
+        "version": spec.version,
+        "seed": str(engine.seed),
+        "passes": str(engine.passes),
+        "precision": engine.settings.precision,
+        "batch": str(engine.settings.batch),
+        "device": engine.settings.device,
+        "threads": str(engine.settings.threads),
+        "partition": partition.name,
+        "status_flags": ", ".join(f"{bit.name}={int(bit)}" for bit in Status),
+    }
+
+
+def _is_of_this_run(group: Path, spec: RunSpec) -> bool:
+    return is_complete(group, images=spec.parts["images"])
+
+
+def _source(run: RunDir, spec: RunSpec) -> ImageSource:
+    with _lock:
+        key = f"{run.root} {spec.parts['images']}"
+        if _kept.source is None or _kept.source[0] != key:
+            _kept.source = (key, _open_source(run, spec))
+        return _kept.source[1]
+
+
+def _open_source(run: RunDir, spec: RunSpec) -> ImageSource:
+    """Open the images that the run was planned with.
+
+    Raises
+    ------
+    OutsideFault
+        Where they are others now: what comes of them would not be this run's.
+    """
+    settings = spec.settings
+    source = open_images(
+        settings.images,
+        spec.survey,
+        settings.band,
+        spec.model["pixel_scale"],
+        run.cache,
+        frozen=True,
+    )
+    if source.inventory() != spec.parts["images"]:
+        raise OutsideFault(
+            f"{settings.images} has changed since the run was planned: stop, and see"
+            " `survey-gampen resume --redo`"
+        )
+    return source
+
+
+def _engine(spec: RunSpec, batch: int) -> Engine:
+    with _lock:
+        key = (spec.fingerprint, batch)
+        if _kept.engine is None or _kept.engine[0] != key:
+            _kept.engine = None  # before the next is built: two may not fit
+            _kept.engine = (key, _new_engine(spec, batch))
+        return _kept.engine[1]
+
+
+def _new_engine(spec: RunSpec, batch: int) -> Engine:
+    checkpoint = load_checkpoint(spec.model["path"])
+    if checkpoint.sha256 != spec.model["sha256"]:
+        raise OutsideFault(f"{spec.model['path']} has changed since the run was planned")
+    try:
+        return Engine(
+            checkpoint,
+            passes=spec.settings.passes,
+            seed=spec.settings.seed,
+            **{**spec.engine, "batch": batch},
+        )
+    except OutsideFault as error:
+        raise UnfitWorker(str(error)) from error

@@ -1,0 +1,174 @@
+"""What is left to do: the plan less what is published. Nothing else keeps count."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from survey_gampen.catalog.hats_out import leaf_path, published, span
+from survey_gampen.errors import InputError
+from survey_gampen.images.status import Status
+from survey_gampen.run import task
+from survey_gampen.run.layout import RunDir
+from survey_gampen.run.leaf import read_footer
+from survey_gampen.run.plan import Partition, read_plan
+from survey_gampen.run.spec import RunSpec
+from survey_gampen.tomlfile import nearest
+
+
+@dataclass
+class Work:
+    """A run in numbers.
+
+    Attributes
+    ----------
+    partitions, rows : int
+        Planned.
+    published, published_rows : int
+        Published, and not to be done again.
+    cut, cut_rows : int
+        Cutouts there, not published.
+    quarantined, quarantined_rows : int
+        Given up and not published.
+    """
+
+    partitions: int = 0
+    rows: int = 0
+    published: int = 0
+    published_rows: int = 0
+    cut: int = 0
+    cut_rows: int = 0
+    quarantined: int = 0
+    quarantined_rows: int = 0
+
+    @property
+    def rows_left(self) -> int:
+        """Galaxies not published, those of quarantined partitions too."""
+        return self.rows - self.published_rows
+
+
+def count(
+    run: RunDir, spec: RunSpec, given_up: Collection[str], again: Collection[int] = ()
+) -> Work:
+    """Count what is done, in one pass over the plan.
+
+    Parameters
+    ----------
+    run, spec
+        The run.
+    given_up : collection of str
+        Names of the quarantined partitions.
+    again : collection of int
+        Published partitions that are to be done again.
+    """
+    done = published(run.posteriors)
+    work = Work()
+    for partition in read_plan(run.plan):
+        work.partitions += 1
+        work.rows += partition.rows
+        if done.covers(partition) and partition.index not in again:
+            work.published += 1
+            work.published_rows += partition.rows
+            continue
+        if task.is_cut(run, spec, partition):
+            work.cut += 1
+            work.cut_rows += partition.rows
+        if partition.name in given_up:
+            work.quarantined += 1
+            work.quarantined_rows += partition.rows
+    return work
+
+
+def left(run: RunDir, without: Collection[str], again: Collection[int] = ()) -> Iterator[Partition]:
+    """Yield the partitions that are to be done, in order of the plan.
+
+    Parameters
+    ----------
+    run : RunDir
+    without : collection of str
+        Names of partitions that are left alone.
+    again : collection of int
+        Published partitions that are to be done again.
+    """
+    done = published(run.posteriors)
+    for partition in read_plan(run.plan):
+        if partition.name in without:
+            continue
+        if partition.index in again or not done.covers(partition):
+            yield partition
+
+
+def check_published(run: RunDir, spec: RunSpec) -> None:
+    """Make sure that all published files are whole and of this run.
+
+    Raises
+    ------
+    InputError
+        For one that is not; names it.
+    """
+
+    def look(pixel: tuple[int, int]) -> None:
+        path = leaf_path(run.posteriors, *pixel)
+        try:
+            found = read_footer(path).get("fingerprint")
+        except (OSError, pa.ArrowException) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"{path} is damaged ({reason}): remove it and run the same command again"
+            ) from None
+        # A merged file of several fingerprints keeps them with its parts.
+        if found is not None and found not in spec.fingerprints:
+            raise InputError(f"{path} is of another run: remove it, or give another --out")
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in pool.map(look, published(run.posteriors)):
+            pass
+
+
+def flag_of(name: str) -> Status:
+    """Return the status bit of a name.
+
+    Raises
+    ------
+    InputError
+        Where there is no such bit; names the nearest.
+    """
+    known = [str(bit.name) for bit in Status]
+    if name.upper() not in known:
+        raise InputError(f"no status flag {name!r}: did you mean {nearest(name.upper(), known)}?")
+    return Status[name.upper()]
+
+
+def flagged(run: RunDir, spec: RunSpec, flag: Status) -> Iterator[Partition]:
+    """Yield the published partitions with rows of a flag, made with other images than today's.
+
+    What was made with today's images would come out the same, so it is left alone: that is also
+    how a redo that was killed goes on.
+    """
+    done = published(run.posteriors)
+    for partition in read_plan(run.plan):
+        leaf = done.leaf_of(partition)
+        if leaf is None:
+            continue
+        path = leaf_path(run.posteriors, *leaf)
+        if read_footer(path).get("fingerprint") != spec.fingerprint and _has(
+            path, span(partition), flag
+        ):
+            yield partition
+
+
+def _has(path: Path, pixels: tuple[int, int], flag: Status) -> bool:
+    """Tell whether a row within [first, end) of the order-29 pixels carries a flag."""
+    table = pq.read_table(
+        path,
+        columns=["status"],
+        filters=(pc.field("_healpix_29") >= pixels[0]) & (pc.field("_healpix_29") < pixels[1]),
+    )
+    return bool(np.any(table.column("status").to_numpy() & int(flag)))

@@ -1,0 +1,102 @@
+"""A small sky, a narrow network with random weights, and runs on them, for tests of the runner.
+
+The weights mean nothing: what is tested is that every row gets its posterior, once and the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from skytiles import blob, noise, sky_wcs, write_tile
+from survey_gampen.model.checkpoint import save_checkpoint
+from survey_gampen.model.network import Gampen
+from survey_gampen.model.presets import Architecture
+from survey_gampen.model.targets import Targets
+
+SIDE = 700
+NARROW = Architecture(
+    preset="narrow",
+    localisation=(4, 4, 8),
+    convolutions=(4, 8, 8, 8, 8),
+    hidden=(16, 16),
+)
+
+
+def write_model(path: Path) -> Path:
+    """Random weights of a narrow network: the geometry is that of the real ones."""
+    torch.manual_seed(1)
+    targets = Targets(mean=(0.0, 0.0, 8.0), std=(1.5, 0.6, 1.5))
+    meta = {"band": "g", "trained_on": {}, "metrics": {}, "provenance": "random, for tests"}
+    save_checkpoint(path, Gampen(NARROW, 0.1), targets, meta)
+    return path
+
+
+def write_sky(folder: Path, n: int, seed: int = 3) -> tuple[Path, Path]:
+    """A tile with `n` galaxies; returns the folder of images and the catalogue.
+
+    The last two galaxies are special: one lies on no image, one has a core of NaN.
+    """
+    rng = np.random.default_rng(seed)
+    image = noise((SIDE, SIDE), seed)
+    x, y = rng.uniform(20, SIDE - 20, (2, n))
+    x[-1], y[-1] = SIDE / 2, SIDE / 2
+    for i in range(n):
+        image += blob((SIDE, SIDE), x[i], y[i], rng.uniform(2, 5), 10 ** rng.uniform(1, 3))
+    half = SIDE // 2
+    image[half - 6 : half + 7, half - 6 : half + 7] = np.nan
+    wcs = sky_wcs()
+    write_tile(folder / "images" / "calexp-HSC-G-0-0,0.fits", image, wcs)
+    ra, dec = wcs.all_pix2world(x, y, 0)
+    ra[-2] += 1.0
+    catalog = folder / "galaxies.parquet"
+    table = pa.table({"object_id": rng.permutation(n).astype(np.int64) + 7, "ra": ra, "dec": dec})
+    pq.write_table(table, catalog)
+    return folder / "images", catalog
+
+
+def command(catalog: Path, images: Path, model: Path, out: Path, *more: str) -> list[str]:
+    """The command that runs them, with few passes."""
+    options = {"--images": images, "--survey": "hsc-wide", "--band": "g", "--model": model}
+    words = [str(word) for pair in options.items() for word in pair]
+    base = [sys.executable, "-m", "survey_gampen.cli", "run", str(catalog), *words]
+    return [*base, "--out", str(out), "--passes", "4", "--precision", "fp32", *more]
+
+
+def environment() -> dict[str, str]:
+    """One thread: the tests share the machine."""
+    root = Path(__file__).resolve().parent.parent
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+
+
+def call(words: list[str], timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        words, capture_output=True, text=True, timeout=timeout, env=environment(), check=False
+    )
+
+
+def verb(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run another verb."""
+    return call([sys.executable, "-m", "survey_gampen.cli", *map(str, words)])
+
+
+def rows(out: Path) -> pa.Table:
+    """All published rows in order of object_id, without the footers."""
+    files = sorted((out / "posteriors" / "dataset").glob("Norder=*/Dir=*/Npix=*.parquet"))
+    table = pa.concat_tables([pq.ParquetFile(file).read() for file in files])
+    return table.sort_by("object_id").replace_schema_metadata(None)
+
+
+def status(out: Path) -> dict:
+    """What the verb `status` says."""
+    return json.loads(verb("status", out, "--json").stdout)
