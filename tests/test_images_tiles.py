@@ -176,6 +176,18 @@ def test_hole_in_a_tile_comes_from_its_neighbour(tmp_path) -> None:
     assert np.allclose(image[0], crop(MOSAIC, 120, 80, SIZE) * NJY, rtol=1e-6)
 
 
+def test_many_boxes_of_a_compressed_tile(tmp_path) -> None:
+    """Read block by block or from the whole plane: the same pixels."""
+    image = noise((90, 90))
+    write_tile(tmp_path / "t.fits.fz", image, sky_wcs(), mask=np.zeros((90, 90)), compress=True)
+    source = open_images(tmp_path, SURVEY, "g", SCALE)
+    x = np.arange(25, 65)
+    got, status, _, _ = gather(source, *place(x, 40.0), SIZE)
+    assert not status.any()
+    for pixels, i in zip(got, x, strict=True):
+        assert np.allclose(pixels, crop(image, i, 40, SIZE) * NJY, rtol=1e-6)
+
+
 @pytest.mark.parametrize("angle", [0.0, 30.0])
 def test_neighbour_on_another_grid_is_resampled(tmp_path, angle) -> None:
     """A galaxy whose outskirts lie on the next tract: shape and flux are those of the sky."""

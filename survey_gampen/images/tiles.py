@@ -6,6 +6,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ from survey_gampen.images.status import Status
 from survey_gampen.images.tile import MISSING, Tile
 from survey_gampen.survey import Survey
 
-#: Tiles held open at a time. Bounds memory for files that must be decompressed whole (.gz).
+#: Tiles held open at a time. Bounds memory for files that must be decompressed whole: 140 MB
+#: for image and mask of an HSC patch.
 _OPEN_TILES = 4
 #: A position is rounded to this many decimals of a pixel before its pixel is chosen, so that two
 #: tiles of one grid agree on the pixel although their arithmetic differs in the last digits.
@@ -92,6 +94,7 @@ class TileSource:
         self._tree = cKDTree(self._vectors)
         self.pixel_scale = float(pixel_scale or np.median(column["scale_x"]))
         self._open: OrderedDict[int, Tile] = OrderedDict()
+        self._lock = Lock()  # two threads may read from one source
         self.grid = lru_cache(maxsize=256)(self._grid)
 
     def inventory(self) -> str:
@@ -132,7 +135,7 @@ class TileSource:
                 if number < 0:
                     batch.status[:] = int(Status.NO_IMAGE)
                 else:
-                    with quiet():
+                    with self._lock, quiet():
                         self._cut(batch, int(number), lon, lat, x, y)
                 yield batch
 
