@@ -8,6 +8,7 @@ that lies before the first dropout is :meth:`Gampen.prefix`, computed once a gal
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -18,7 +19,13 @@ from torch.nn import functional as F  # noqa: N812
 from survey_gampen.model.presets import Architecture
 
 #: (kernel, stride, padding, pool after?) of the five convolutions.
-_CONVOLUTIONS = ((11, 4, 2, True), (5, 1, 2, True), (3, 1, 1, False), (3, 1, 1, False), (3, 1, 1, True))
+_CONVOLUTIONS = (
+    (11, 4, 2, True),
+    (5, 1, 2, True),
+    (3, 1, 1, False),
+    (3, 1, 1, False),
+    (3, 1, 1, True),
+)
 
 
 class Block(nn.Module):
@@ -109,25 +116,23 @@ class Gampen(nn.Module):
         side = ((arch.size + 2 * padding - kernel) // stride + 1 - 3) // 2 + 1
 
         blocks: list[Block] = []
+        layer: nn.Module
+        after: nn.Module
         for (n_in, n_out), (kernel, stride, padding, pooled) in zip(
             pairwise(widths), _CONVOLUTIONS[1:], strict=True
         ):
-            layer: nn.Module = nn.Conv2d(n_in, n_out, kernel, stride, padding)
+            layer = nn.Conv2d(n_in, n_out, kernel, stride, padding)
             after = nn.Sequential(nn.ReLU(), nn.MaxPool2d(3, 2)) if pooled else nn.ReLU()
             blocks.append(Block(len(blocks), (n_in, side, side), layer, after))
             side = (side - 3) // 2 + 1 if pooled else side
         features = (widths[-1] * side * side, *arch.hidden, arch.outputs)
+        last = nn.Linear(arch.hidden[-1], arch.outputs)
         for n_in, n_out in pairwise(features):
+            final = len(blocks) == len(widths) - 1 + len(arch.hidden)
             extra = 6 if arch.head_sees_crop and n_in == features[0] else 0
-            last = n_out == arch.outputs
-            blocks.append(
-                Block(
-                    len(blocks),
-                    (n_in,),
-                    nn.Linear(n_in + extra, n_out),
-                    nn.Identity() if last else nn.ReLU(),
-                )
-            )
+            layer = last if final else nn.Linear(n_in + extra, n_out)
+            after = nn.Identity() if final else nn.ReLU()
+            blocks.append(Block(len(blocks), (n_in,), layer, after))
         self.blocks = nn.ModuleList(blocks)
         self.site_shapes: list[tuple[int, ...]] = [b.input_shape for b in blocks]
         if arch.dropout == "everywhere":
@@ -141,10 +146,9 @@ class Gampen(nn.Module):
                 isinstance(module, nn.Linear) and module is not self.localisation.fc2
             ):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                nn.init.zeros_(module.bias)
+                nn.init.constant_(module.get_parameter("bias"), 0.0)
         # A new network says "anything within the training set": mean 0, variance 1.
-        with torch.no_grad():
-            blocks[-1].weight_layer.weight.mul_(0.02)
+        nn.init.normal_(last.weight, std=0.02 * math.sqrt(2 / last.in_features))
 
     @property
     def dropout(self) -> str:

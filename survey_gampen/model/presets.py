@@ -76,7 +76,10 @@ class Architecture:
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise InputError(f"unknown architecture settings {unknown}: update survey-gampen")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        plain: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**plain)
 
 
 #: ``gampen-2021``: the authors' public code of that time (Ghosh et al. 2021, arXiv:2107.01654).

@@ -56,13 +56,15 @@ class PartsSet:
         self.settings = settings
         self.population = Population(settings["population"])
         truth = read_truth(path)
-        self.shapes = [
+        self.sersic_n, self.radius, self.axis_ratio = (
             np.stack([truth[f"{side}_{key}"].to_numpy() for side in ("disk", "bulge")])
             for key in ("sersic_n", "half_light_radius", "axis_ratio")
-        ]
+        )
         group = zarr.open_group(str(path), mode="r")
         self.parts = torch.empty(
-            (3, *group[PARTS[0]].shape), dtype=torch.float16, device=device  # type: ignore[union-attr]
+            (3, *group[PARTS[0]].shape),
+            dtype=torch.float16,
+            device=device,  # type: ignore[union-attr]
         )
         for k, name in enumerate(PARTS):
             # By the block: the whole array decoded at once would stand in memory twice.
@@ -76,7 +78,8 @@ class PartsSet:
     def truth(self, rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float64]:
         """B/T, R_e [arcsec] and flux [nJy] (n, 3) of the morphologies `rows`, in new light."""
         magnitude, bt = self.population.light(rng, len(rows))
-        r_e = half_light_radius(*(v[:, rows] for v in self.shapes), bt)
+        shape = (self.sersic_n[:, rows], self.radius[:, rows], self.axis_ratio[:, rows])
+        r_e = half_light_radius(*shape, bt)
         flux = 10 ** (-0.4 * (magnitude - self.population["zero_point"])) * HSC_ADU_NJY
         return np.stack([bt, r_e, flux], axis=1)
 
@@ -86,7 +89,8 @@ class PartsSet:
         population = self.population
         truth = self.truth(rows, rng)
         bt, flux = truth[:, 0], truth[:, 2] / HSC_ADU_NJY
-        sky_sigma = rng.uniform(*population["noise"]["sky_sigma"], size=n)
+        low, high = population["noise"]["sky_sigma"]
+        sky_sigma = rng.uniform(low, high, size=n)
         turns, flips = rng.integers(0, 4, size=(2, n)), rng.integers(0, 2, size=(2, n))
 
         def column(values: NDArray[np.float64]) -> Tensor:
@@ -102,9 +106,7 @@ class PartsSet:
         image.add_(sigma.mul_(torch.randn(image.shape, generator=noise, device=device)))
         return Batch(image.mul_(HSC_ADU_NJY), truth)
 
-    def epoch(
-        self, rows: NDArray[np.int64], batch: int, seed: int, epoch: int
-    ) -> Iterator[Batch]:
+    def epoch(self, rows: NDArray[np.int64], batch: int, seed: int, epoch: int) -> Iterator[Batch]:
         """Whole batches over `rows` in an order and with a mixture keyed by (seed, epoch)."""
         order = np.random.Generator(np.random.Philox(key=[seed, epoch << 32])).permutation(rows)
         for step in range(len(order) // batch):

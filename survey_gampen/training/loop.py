@@ -85,7 +85,9 @@ def load_recipe(name_or_path: str, **changes: Any) -> dict[str, Any]:
         recipe = tomllib.loads(path.read_text())
     except OSError:
         known = ", ".join(sorted(p.stem for p in _RECIPES.glob("*.toml")))
-        raise InputError(f"no recipe {name_or_path!r}: give a TOML file or one of {known}") from None
+        raise InputError(
+            f"no recipe {name_or_path!r}: give a TOML file or one of {known}"
+        ) from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is not valid TOML: {error}") from None
     for key, value in changes.items():
@@ -145,7 +147,7 @@ class Training:
         else:
             self.targets = Targets.fit(*data.truth(self.train_rows, rng).T)
             self.network = Gampen(architecture(recipe["preset"]), rate)
-        self.network.to(self.device, memory_format=torch.channels_last)
+        self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimiser = self._optimiser()
         self.epoch, self.history = 0, []  # type: int, list[dict[str, Any]]
         if (out / "state.safetensors").exists():
@@ -180,9 +182,8 @@ class Training:
                     **self.validate(),
                 }
                 self.history.append(figures)
-                console.print(
-                    name + ": " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items() if k != "epoch")
-                )
+                told = [f"{k} {v:.4g}" for k, v in figures.items() if k != "epoch"]
+                console.print(f"{name}: {', '.join(told)}", soft_wrap=True, highlight=False)
                 self._save()
 
     def _train(self, tick: Callable[[], None]) -> float:
@@ -192,7 +193,8 @@ class Training:
         total = 0.0
         batches = self.data.epoch(self.train_rows, recipe["batch"], recipe["seed"], self.epoch)
         for step, batch in enumerate(batches, start=self.epoch * self.steps):
-            share = one_cycle(step / (recipe["epochs"] * self.steps), recipe["optimiser"]["warm_up"])
+            progress = step / (recipe["epochs"] * self.steps)
+            share = one_cycle(progress, recipe["optimiser"]["warm_up"])
             for group in self.optimiser.param_groups:
                 group["lr"] = group["peak"] * share
             loss = self._loss(batch)
@@ -245,7 +247,8 @@ class Training:
                 ]
             out = torch.stack(outs, 1).float()
             target = scaled[start : start + size, None]
-            logs.append(torch.logsumexp(-negative_log_likelihood(out, target), 1) - math.log(passes))
+            log = -negative_log_likelihood(out, target)
+            logs.append(torch.logsumexp(log, 1) - math.log(passes))
             mean, factor = gaussian_parts(out.repeat_interleave(16, 1))
             if factor is not None:
                 eps = torch.randn(mean.shape, generator=noise, device=self.device)
@@ -295,9 +298,7 @@ class Training:
         tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
         metadata = {"training": json.dumps(header)}
         staging = self.out / ".staging"
-        replace(
-            self.out / "state.safetensors", lambda p: save_file(tensors, p, metadata), staging
-        )
+        replace(self.out / "state.safetensors", lambda p: save_file(tensors, p, metadata), staging)
         if self.history[-1]["nll"] <= min(h["nll"] for h in self.history):
             replace(self.out / "model.safetensors", self._export, staging)
 
@@ -329,7 +330,9 @@ class Training:
             header = json.loads(f.metadata()["training"])
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
         if header["recipe"] != self.recipe or header["data"] != self.data.settings:
-            raise InputError(f"{self.out} holds a training with other settings: choose another --out")
+            raise InputError(
+                f"{self.out} holds a training with other settings: choose another --out"
+            )
         self.targets = Targets.from_dict(header["targets"])
         self.epoch, self.history = header["epoch"], header["history"]
         prefix = "network."

@@ -112,13 +112,16 @@ class Population:
         try:
             return self.table[key]
         except KeyError:
-            raise InputError(f"population {self.table.get('name')!r} lacks the key {key!r}") from None
+            raise InputError(
+                f"population {self.table.get('name')!r} lacks the key {key!r}"
+            ) from None
 
     def light(
         self, rng: np.random.Generator, n: int
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Total AB magnitudes and bulge-to-total ratios of `n` galaxies."""
-        magnitude = rng.uniform(*self["magnitude"], size=n)
+        low, high = self["magnitude"]
+        magnitude = rng.uniform(low, high, size=n)
         kind, share = rng.uniform(size=(2, n))
         double = self["two_components"]
         single = np.where(kind < double + self["pure_disk"], 0.0, 1.0)
@@ -137,10 +140,13 @@ class Population:
         bulge_angle = angle + rng.uniform(-tilt, tilt)
         bulge = _sersic(rng, self["bulge"], flux * bt, bulge_angle, x, y)
 
-        shapes = [
-            [[getattr(disk, key)], [getattr(bulge, key)]]
-            for key in ("sersic_n", "half_light_radius", "axis_ratio")
-        ]
+        sides = (disk, bulge)
+        (r_e,) = half_light_radius(
+            [[p.sersic_n] for p in sides],
+            [[p.half_light_radius] for p in sides],
+            [[p.axis_ratio] for p in sides],
+            np.array([bt]),
+        )
 
         psf = self["psf"]
         fwhm, beta = rng.uniform(*psf["fwhm"]), rng.uniform(*psf["moffat_beta"])
@@ -158,7 +164,7 @@ class Population:
         return Galaxy(
             index=index,
             bt=float(bt),
-            r_e=float(half_light_radius(*shapes, np.array([bt]))[0]),
+            r_e=float(r_e),
             flux=float(flux),
             magnitude=float(magnitude),
             disk=disk,

@@ -20,9 +20,7 @@ from survey_gampen.training.population import Galaxy, Population, Profile
 try:
     import galsim
 except ImportError as error:  # pragma: no cover - depends on the installation
-    raise InputError(
-        "simulating needs GalSim: pip install 'survey-gampen[sim]'"
-    ) from error
+    raise InputError("simulating needs GalSim: pip install 'survey-gampen[sim]'") from error
 
 #: Share of the light that may fold back over the edges of a Fourier transform: GalSim's default,
 #: and one that renders 2.5 times faster and errs by 0.03 % of the flux (median; 0.5 % at most).

@@ -12,23 +12,21 @@ that are missing. Two forms:
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import dask
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zarr
-from dask.diagnostics import ProgressBar
 from zarr.codecs import ZstdCodec
 
 from survey_gampen.commit import publish
 from survey_gampen.errors import InputError
 from survey_gampen.model.presets import HSC_ADU_NJY
+from survey_gampen.training.pool import compute
 from survey_gampen.training.population import Galaxy, Population
 
 BLOCK = 128
@@ -65,11 +63,8 @@ def main(
     }
     _prepare(out, settings, chosen["size"])
     missing = [b for b in range(-(-n // BLOCK)) if not _truth_file(out, b).exists()]
-    tasks = [dask.delayed(simulate_block)(str(out), block) for block in missing]
-    with ProgressBar():
-        dask.compute(
-            *tasks, scheduler="processes", num_workers=workers or os.cpu_count(), chunksize=1
-        )
+    calls = [(str(out), block) for block in missing]
+    compute(simulate_block, calls, f"blocks of {BLOCK} galaxies", workers)
     print(f"{n} galaxies of {chosen['name']} in {out}")
     return 0
 
@@ -95,15 +90,13 @@ def simulate_block(out: str, block: int) -> int:
             # A stream of its own, so that noise does not move when the population changes.
             key = [settings["seed"], galaxy.index + (1 << 40)]
             rng = np.random.Generator(np.random.Philox(key=key))
-            image[:] = add_noise(
-                renderer.image(galaxy), galaxy.sky_sigma, renderer.sky_level, rng
-            )
+            image[:] = add_noise(renderer.image(galaxy), galaxy.sky_sigma, renderer.sky_level, rng)
         _array(group, "image")[first:last] = images * HSC_ADU_NJY
     table = truth_table(galaxies)
     publish(
         _truth_file(Path(out), block),
         lambda path: pq.write_table(table, path),
-        lambda path: _check_rows(path, len(galaxies)),
+        lambda path: check_rows(path, len(galaxies)),
         Path(out) / ".staging",
     )
     return len(galaxies)
@@ -206,6 +199,7 @@ def _truth_file(out: Path, block: int) -> Path:
     return out / "truth" / f"part-{block:06d}.parquet"
 
 
-def _check_rows(path: Path, n: int) -> None:
+def check_rows(path: Path, n: int) -> None:
+    """Raise when a file of truth does not hold `n` rows."""
     if pq.read_metadata(path).num_rows != n:
         raise OSError(f"{path} does not read back")

@@ -7,24 +7,22 @@ catalogue (``catalog.parquet``, ready for ``survey-gampen run``) and the truth.
 
 from __future__ import annotations
 
-import os
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import dask
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from astropy.io import fits
 from astropy.wcs import WCS
-from dask.diagnostics import ProgressBar
 from numpy.typing import NDArray
 
 from survey_gampen.commit import publish
 from survey_gampen.commit import replace as replace_file
 from survey_gampen.errors import InputError
+from survey_gampen.training.pool import compute
 from survey_gampen.training.population import Galaxy, Population
 
 #: Numbers of the mask planes in HSC coadds (Bosch et al. 2018, PASJ 70, S5; read off PDR files).
@@ -58,7 +56,8 @@ class Field:
     @property
     def path(self) -> Path:
         """The tile's file."""
-        return Path(self.out) / "tiles" / f"calexp-HSC-G-9999-{self.tile // 9},{self.tile % 9}.fits.fz"
+        name = f"calexp-HSC-G-{9000 + self.tile // 81}-{self.tile // 9 % 9},{self.tile % 9}.fits.fz"
+        return Path(self.out) / "tiles" / name
 
     @property
     def truth(self) -> Path:
@@ -100,9 +99,8 @@ def main(
         )
         for tile in range(-(-n // per_tile))
     ]
-    tasks = [dask.delayed(make_tile)(f, tile_start=f.tile * per_tile) for f in fields if not f.truth.exists()]
-    with ProgressBar():
-        dask.compute(*tasks, scheduler="processes", num_workers=workers or os.cpu_count())
+    missing = [f for f in fields if not f.truth.exists()]
+    compute(make_tile, [(f, f.tile * per_tile) for f in missing], "tiles", workers)
     truth = pa.concat_tables([pq.read_table(f.truth) for f in fields])
     settings = f'survey = "{chosen["name"]}"\nimages = "tiles"\n'
     catalog = truth.select(["object_id", "ra", "dec"]).replace_schema_metadata(
@@ -117,7 +115,7 @@ def main(
 def make_tile(field: Field, tile_start: int) -> None:
     """Render one tile, and publish it and then its truth. Runs without Dask too."""
     from survey_gampen.training.render import Renderer, load_psfs
-    from survey_gampen.training.simulate import truth_table
+    from survey_gampen.training.simulate import check_rows, truth_table
 
     population = Population(field.population)
     psfs = load_psfs(map(Path, field.psfs), population["pixel_scale"])
@@ -161,11 +159,12 @@ def make_tile(field: Field, tile_start: int) -> None:
     x = np.array([g.disk.x + centre[0] for g in galaxies])
     y = np.array([g.disk.y + centre[1] for g in galaxies])
     ra, dec = wcs.all_pix2world(x, y, 0)
-    table = truth_table(galaxies).add_column(1, "ra", pa.array(ra)).add_column(2, "dec", pa.array(dec))
+    table = truth_table(galaxies)
+    table = table.add_column(1, "ra", pa.array(ra)).add_column(2, "dec", pa.array(dec))
     publish(
         field.truth,
         lambda path: pq.write_table(table, path),
-        lambda path: None if pq.read_metadata(path).num_rows else None,
+        lambda path: check_rows(path, len(galaxies)),
         Path(field.out) / ".staging",
     )
 
@@ -180,7 +179,11 @@ def _wcs(centre: tuple[int, int], pixel_scale: float, tile: int) -> WCS:
 
 
 def _hdus(
-    light: NDArray[np.float32], sky_sigma: float, sky_level: float, wcs: WCS, rng: np.random.Generator
+    light: NDArray[np.float32],
+    sky_sigma: float,
+    sky_level: float,
+    wcs: WCS,
+    rng: np.random.Generator,
 ) -> fits.HDUList:
     from survey_gampen.training.render import add_noise
 

@@ -1,0 +1,66 @@
+"""Pictures of results, drawn off screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+_LABELS = {"bt": "B/T", "r_e": "R_e [arcsec]", "flux": "flux (share of truth)"}
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure [inch] that needs no display."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def residual_figure(
+    columns: Mapping[str, Array], truth: Mapping[str, Array], magnitude: Array, path: Path
+) -> None:
+    """Mode minus truth: histograms above, against magnitude below; galaxies of all magnitudes."""
+    figure = new_figure(12, 6.5)
+    axes = figure.subplots(2, 3)
+    for k, (name, label) in enumerate(_LABELS.items()):
+        left = columns[f"{name}_mode"] - truth[name]
+        left = left / truth["flux"] if name == "flux" else left
+        bright = left[magnitude < 21]
+        span = 4 * np.percentile(np.abs(bright), 68)
+        top, bottom = axes[0, k], axes[1, k]
+        top.hist(bright, bins=np.linspace(-span, span, 61), color="#4878a8")
+        top.axvline(0, color="k", lw=0.8)
+        top.set_title(
+            f"mag < 21: mean {bright.mean():.3g}, median {np.median(bright):.3g}, "
+            f"sigma {bright.std():.3g}",
+            fontsize=9,
+        )
+        top.set_xlabel(f"mode - truth, {label}")
+        bottom.scatter(magnitude, left, s=4, alpha=0.4, color="#4878a8", linewidths=0)
+        bottom.axhline(0, color="k", lw=0.8)
+        bottom.set(xlabel="magnitude", ylabel=f"mode - truth, {label}", ylim=(-2 * span, 2 * span))
+    figure.savefig(path, dpi=110)
+
+
+def coverage_figure(ranks: Mapping[str, Array], rows: NDArray[np.bool_], path: Path) -> None:
+    """Share of truths inside central intervals of all levels, and the histogram of ranks."""
+    figure = new_figure(9, 4.3)
+    curves, histogram = figure.subplots(1, 2)
+    levels = np.linspace(0.05, 0.99, 48)
+    for name, label in _LABELS.items():
+        rank = ranks[name][rows]
+        covered = [(np.abs(rank - 0.5) <= level / 2).mean() for level in levels]
+        curves.plot(levels, covered, label=label.split(" ")[0])
+        histogram.hist(rank, bins=np.linspace(0, 1, 21), histtype="step", density=True)
+    curves.plot([0, 1], [0, 1], "k--", lw=0.8)
+    curves.set(xlabel="level of the central interval", ylabel="share of truths inside")
+    curves.legend(frameon=False)
+    histogram.axhline(1, color="k", ls="--", lw=0.8)
+    histogram.set(xlabel="rank of the truth among the draws", ylabel="density")
+    figure.suptitle(f"{int(rows.sum())} galaxies brighter than magnitude 21", fontsize=10)
+    figure.savefig(path, dpi=110)
