@@ -211,6 +211,7 @@ def _add_train(verbs: Verbs) -> None:
     add("--init", metavar="NAME|FILE", help="model whose weights to start from (fine-tuning)")
     add("--device", default="cpu", metavar="D", help="cpu (default) or cuda")
     add("--preset", metavar="NAME", help="network, instead of the recipe's")
+    add("--morphologies", type=int, metavar="N", help="train on the first N only")
     add("--epochs", type=int, metavar="N", help="instead of the recipe's")
     add("--dropout-rate", type=float, metavar="P", help="instead of the recipe's")
     add("--learning-rate", type=float, metavar="L", help="instead of the recipe's")
@@ -229,6 +230,7 @@ def _train(args: argparse.Namespace) -> int:
         device=args.device,
         preset=args.preset,
         epochs=args.epochs,
+        morphologies=args.morphologies,
         dropout_rate=args.dropout_rate,
         learning_rate=args.learning_rate,
         seed=args.seed,

@@ -16,9 +16,10 @@ import pyarrow.compute as pc
 
 from survey_gampen.catalog.ids import id_key
 
-#: Rows a bucket should hold: with 16 bytes a row of integers, a few hundred MB when looked through.
+#: Rows a bucket should hold: some 50 MB of integers when it is looked through.
 _BUCKET_ROWS = 1_000_000
-_MOST_BUCKETS = 256
+#: As many files are open at once; a process may usually hold 1024.
+_MOST_BUCKETS = 512
 #: 2^64 / golden ratio: multiplied with a key, its upper bits spread keys that share their lower
 #: ones (Knuth, The Art of Computer Programming 3, 6.4: Fibonacci hashing).
 _FIBONACCI = np.uint64(0x9E3779B97F4A7C15)
@@ -70,7 +71,7 @@ class DuplicateFinder:
             return
         # The upper 32 bits, scaled to the number of buckets.
         high = (id_key(object_id) * _FIBONACCI) >> np.uint64(32)
-        bucket = ((high * np.uint64(len(self._writers))) >> np.uint64(32)).astype(np.uint8)
+        bucket = ((high * np.uint64(len(self._writers))) >> np.uint64(32)).astype(np.uint16)
         order = np.argsort(bucket, kind="stable")
         batch = batch.take(pa.array(order))
         ends = np.searchsorted(bucket[order], np.arange(len(self._writers)), side="right")
@@ -94,13 +95,20 @@ class DuplicateFinder:
         first: list[tuple[int, object]] = []
         for path in self._paths:
             with pa.memory_map(str(path)) as stream:
-                bucket = pa.ipc.open_stream(stream).read_all()
-                groups = bucket.group_by("object_id").aggregate([("row", "count"), ("row", "min")])
-                twice = groups.filter(pc.field("row_count") > 1)
-                count += twice.num_rows
-                named = twice.take(pc.select_k_unstable(twice, most, [("row_min", "ascending")]))
-                first += zip(
-                    named["row_min"].to_pylist(), named["object_id"].to_pylist(), strict=True
-                )
+                again = _come_again(pa.ipc.open_stream(stream).read_all())
+            count += again.num_rows
+            named = again.take(pc.select_k_unstable(again, most, [("row", "ascending")]))
+            first += zip(named["row"].to_pylist(), named["object_id"].to_pylist(), strict=True)
             path.unlink()
         return count, [name for _, name in heapq.nsmallest(most, first, key=lambda pair: pair[0])]
+
+
+def _come_again(bucket: pa.Table) -> pa.Table:
+    """The first row of every id that a bucket holds more than once."""
+    order = pc.sort_indices(bucket, [("object_id", "ascending"), ("row", "ascending")])
+    ids = bucket["object_id"].take(order).combine_chunks()
+    same = np.zeros(len(ids) + 1, dtype=bool)  # as the one before; False beyond both ends
+    if len(ids) > 1:
+        same[1:-1] = np.asarray(pc.equal(ids[1:], ids[:-1]))
+    starts = np.flatnonzero(~same[:-1] & same[1:])
+    return bucket.take(order.take(pa.array(starts)))

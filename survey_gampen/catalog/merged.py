@@ -70,9 +70,9 @@ def write_merged(staged: Path, files: Sequence[Path], pixels: Sequence[Pixel]) -
         part["footer"] = {k: v for k, v in part["footer"].items() if k not in common}
     metadata = {**common, PARTS_KEY: json.dumps(listed, sort_keys=True)}
     schema = pq.read_schema(files[0]).with_metadata(metadata)
-    with pq.ParquetWriter(staged, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(staged, schema, compression="zstd", write_page_checksum=True) as writer:
         for file in files:
-            with pq.ParquetFile(file) as source:
+            with pq.ParquetFile(file, pre_buffer=False) as source:
                 for batch in source.iter_batches(_ROWS_AT_ONCE):
                     writer.write_batch(batch)
 
@@ -80,9 +80,11 @@ def write_merged(staged: Path, files: Sequence[Path], pixels: Sequence[Pixel]) -
 def write_part(staged: Path, merged: Path, part: Part) -> None:
     """Write the rows of one part of a merged leaf as the leaf that it was."""
     low, high = span(part)
-    with pq.ParquetFile(merged) as source:
+    with pq.ParquetFile(merged, pre_buffer=False) as source:
         schema = source.schema_arrow.with_metadata(part.footer)
-        with pq.ParquetWriter(staged, schema, compression="zstd") as writer:
+        with pq.ParquetWriter(
+            staged, schema, compression="zstd", write_page_checksum=True
+        ) as writer:
             for batch in source.iter_batches(_ROWS_AT_ONCE):
                 first, last = np.searchsorted(batch[SPATIAL_INDEX_COLUMN].to_numpy(), [low, high])
                 if last > first:
@@ -99,7 +101,7 @@ def check_leaf(staged: Path, pixel: Pixel, rows: int) -> None:
     """
     before, end = span(pixel)
     found = 0
-    with pq.ParquetFile(staged) as source:
+    with pq.ParquetFile(staged, pre_buffer=False, page_checksum_verification=True) as source:
         for batch in source.iter_batches(_ROWS_AT_ONCE):
             index = batch[SPATIAL_INDEX_COLUMN].to_numpy()
             if index[0] < before or index[-1] >= end or (np.diff(index) < 0).any():

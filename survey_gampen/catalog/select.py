@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -33,7 +34,15 @@ _ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
 }
 
 
-def parse_select(text: str, schema: pa.Schema, aliases: Mapping[str, str]) -> pc.Expression:
+@dataclass(frozen=True)
+class Selection:
+    """A compiled selection: what to evaluate, and the columns it needs."""
+
+    expression: pc.Expression
+    columns: tuple[str, ...]
+
+
+def parse_select(text: str, schema: pa.Schema, aliases: Mapping[str, str]) -> Selection:
     """Compile a selection.
 
     Parameters
@@ -67,7 +76,7 @@ def parse_select(text: str, schema: pa.Schema, aliases: Mapping[str, str]) -> pc
         raise InputError(
             f"--select {text!r} gives {kind}, not true or false; compare it with something"
         )
-    return expression
+    return Selection(expression, tuple(compiler.columns))
 
 
 def _type_of(expression: pc.Expression, schema: pa.Schema) -> pa.DataType:
@@ -80,6 +89,7 @@ def _type_of(expression: pc.Expression, schema: pa.Schema) -> pa.DataType:
 class _Compiler:
     def __init__(self, text: str, schema: pa.Schema, aliases: Mapping[str, str]) -> None:
         self.text, self.schema, self.aliases = text, schema, aliases
+        self.columns: dict[str, None] = {}
 
     def compile(self, node: ast.expr) -> pc.Expression:
         match node:
@@ -154,10 +164,10 @@ class _Compiler:
         return values
 
     def column(self, name: str) -> str:
-        if name in self.schema.names:
-            return name
-        if name in self.aliases:
-            return self.aliases[name]
+        found = name if name in self.schema.names else self.aliases.get(name)
+        if found is not None:
+            self.columns[found] = None
+            return found
         near = difflib.get_close_matches(name, [*self.schema.names, *self.aliases], n=1, cutoff=0)
         raise InputError(
             f"--select {self.text!r}: there is no column {name!r}; the nearest is {near[0]!r}"

@@ -88,7 +88,7 @@ def iter_rows(
     low = int(healpix_to_spatial_index(norder, npix))
     high = low + 4 ** (29 - norder)
     for path in _files_of(catalog_dir, low, high):
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             for batch in file.iter_batches(rows, row_groups=_groups_of(file, low, high)):
                 index = batch[SPATIAL_INDEX_COLUMN].to_numpy()
                 start, end = np.searchsorted(index, [low, high])
@@ -100,7 +100,7 @@ def iter_rows(
 def iter_index(catalog_dir: Path, rows: int = 1 << 20) -> Iterator[np.ndarray]:
     """The _healpix_29 column of the whole catalogue, in order, a bounded piece at a time."""
     for path in _files(catalog_dir):
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             for batch in file.iter_batches(rows, columns=[SPATIAL_INDEX_COLUMN]):
                 yield batch[SPATIAL_INDEX_COLUMN].to_numpy()
 

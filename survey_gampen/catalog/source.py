@@ -14,12 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from survey_gampen.catalog.ids import is_id_type
-from survey_gampen.catalog.select import parse_select
+from survey_gampen.catalog.select import Selection, parse_select
 from survey_gampen.catalog.tables import read_table, table_format
 from survey_gampen.errors import InputError
 
@@ -62,10 +60,10 @@ class Catalog:
     path: Path
     schema: pa.Schema
     num_rows: int
-    _dataset: pads.Dataset = field(repr=False)
-    _projection: Mapping[str, pc.Expression] = field(repr=False)
-    _filter: pc.Expression | None = field(repr=False)
+    _sources: tuple[str, ...] = field(repr=False)
+    _selection: Selection | None = field(repr=False)
     _limit: int | None
+    _table: pa.Table | None = field(repr=False)
     _files: tuple[Path, ...] = field(repr=False)
     _request: Mapping[str, object] = field(repr=False)
 
@@ -90,26 +88,52 @@ class Catalog:
             When a file cannot be read or its columns have other types than those of the first.
         """
         left = self._limit
-        scanner = self._dataset.scanner(
-            columns=dict(self._projection),
-            filter=self._filter,
-            batch_size=rows,
-            # Little read-ahead: memory is promised, and the sort is slower than the reading.
-            batch_readahead=2,
-            fragment_readahead=1,
-        )
+        for source in self._scan(rows):
+            batch = self._shape(source)
+            if left is not None:
+                batch = batch.slice(0, left)
+                left -= batch.num_rows
+            if batch.num_rows:
+                yield batch
+            if left == 0:
+                return
+
+    def _scan(self, rows: int) -> Iterator[pa.RecordBatch]:
+        """The columns that are needed, as they are.
+
+        File by file and without pre-buffering: Arrow's own scanner, and its pre-buffer, keep the
+        columns of a whole file in memory until its end.
+        """
+        chosen = self._selection.columns if self._selection else ()
+        names = list(dict.fromkeys([*self._sources, *chosen]))
+        if self._table is not None:
+            yield from self._table.select(names).to_batches(rows)
+            return
+        for path in self._files:
+            try:
+                with pq.ParquetFile(path, pre_buffer=False) as file:
+                    absent = sorted(set(names) - set(file.schema_arrow.names))
+                    if absent:
+                        raise InputError(
+                            f"{path} has no column {absent[0]!r}, which other files of this "
+                            "catalogue have; leave the file out or add the column"
+                        )
+                    yield from file.iter_batches(rows, columns=names)
+            except (pa.ArrowException, OSError) as error:
+                raise InputError(f"{path} cannot be read: {_one_line(error)}") from error
+
+    def _shape(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The selected rows of a batch, under our names and types."""
         try:
-            for batch in scanner.to_batches():
-                if left is not None:
-                    batch = batch.slice(0, left)
-                    left -= batch.num_rows
-                if batch.num_rows:
-                    # The scan's schema says "nullable" and knows no units; ours does.
-                    yield pa.RecordBatch.from_arrays(batch.columns, schema=self.schema)
-                if left == 0:
-                    return
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{self.path} cannot be read: {_one_line(error)}") from error
+            if self._selection is not None:
+                batch = batch.filter(self._selection.expression)
+            columns = [
+                batch[source].cast(target.type)
+                for source, target in zip(self._sources, self.schema, strict=True)
+            ]
+        except pa.ArrowException as error:
+            raise InputError(f"{self.path}: {_one_line(error)}") from error
+        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
 
 def open_catalog(
@@ -144,8 +168,7 @@ def open_catalog(
     if limit is not None and limit < 1:
         raise InputError(f"--limit {limit}: give 1 or more")
     names = {key: (columns or {}).get(key) or key for key in KEY_COLUMNS}
-    dataset, files, rows = _open_files(path, names)
-    schema = dataset.schema
+    schema, files, rows, table = _open_files(path, names)
     extra = tuple(dict.fromkeys(extra))
     _check_columns(path, schema, names, extra)
     if rows == 0:
@@ -153,40 +176,34 @@ def open_catalog(
     fields = [_plain(schema.field(names["object_id"])).with_name("object_id")]
     fields += [pa.field(key, pa.float64()) for key in ("ra", "dec")]
     fields += [_plain(schema.field(name)) for name in extra]
-    sources = [*names.values(), *extra]
     return Catalog(
         path=path,
         schema=pa.schema(fields),
         num_rows=rows if limit is None else min(rows, limit),
-        _dataset=dataset,
-        _projection={
-            target.name: pc.field(source).cast(target.type)
-            if schema.field(source).type != target.type
-            else pc.field(source)
-            for target, source in zip(fields, sources, strict=True)
-        },
-        _filter=parse_select(select, schema, names) if select else None,
+        _sources=(*names.values(), *extra),
+        _selection=parse_select(select, schema, names) if select else None,
         _limit=limit,
+        _table=table,
         _files=files,
         _request={"columns": names, "extra": extra, "select": select or None, "limit": limit},
     )
 
 
-def _open_files(path: Path, names: Mapping[str, str]) -> tuple[pads.Dataset, tuple[Path, ...], int]:
-    """The data behind a path, the files it lies in, and its number of rows."""
+def _open_files(
+    path: Path, names: Mapping[str, str]
+) -> tuple[pa.Schema, tuple[Path, ...], int, pa.Table | None]:
+    """Schema (of the first file), files, number of rows, the table itself if it is in memory."""
     if not path.exists():
         raise InputError(f"{path} does not exist; give the path of a catalogue")
     kind = None if path.is_dir() else table_format(path)
     if kind is not None:
         table = read_table(path, kind, (names["ra"], names["dec"]))
-        return pads.dataset(table), (path,), table.num_rows
+        return table.schema, (path,), table.num_rows, table
     files = tuple(_parquet_files(path)) if path.is_dir() else (path,)
     if not files:
-        raise InputError(
-            f"{path} holds no Parquet files (*.parquet); give a file or another folder"
-        )
+        raise InputError(f"{path} holds no Parquet files; give a file or another folder")
     rows = sum(_parquet_rows(file) for file in files)
-    return pads.dataset([str(file) for file in files], format="parquet"), files, rows
+    return pq.read_schema(files[0]), files, rows, None
 
 
 def _parquet_files(folder: Path) -> list[Path]:

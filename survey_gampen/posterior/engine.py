@@ -3,13 +3,8 @@
 What comes before the first dropout is the same in all passes and is computed once a galaxy. Then
 for each pass, and for all galaxies of a batch at once, the rest: multiply with the pass's mask,
 convolve, pool, ReLU. That part runs at the rate of the device's dense matrix products, and the
-code around it is there to stay out of their way:
-
-- masks are unpacked once a pass for the whole batch, and are exactly 0 or 1: the factor
-  ``1 / (1 - rate)`` is folded into the weights, in float32, before they are rounded;
-- pooling comes before ReLU (they commute, and a ninth of the pixels is left), ReLU and masks
-  work in place, activations lie channels last;
-- what the head sees of the crop is the same in all passes, so it enters as a bias of each galaxy.
+code around it is there to stay out of their way: masks are unpacked once a pass for the whole
+batch, activations lie channels last, and what can be done in place is.
 
 A galaxy's draws depend on its pixels, its key, the seed and the number of the pass only. Batches
 are padded to one shape, so every galaxy meets the same kernels; the tests move one through every
@@ -25,14 +20,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from survey_gampen.model.checkpoint import Checkpoint
 from survey_gampen.model.dropout import PackedMasks, noise_words
 from survey_gampen.model.head import gaussian_parts
 from survey_gampen.model.network import Block, Gampen
 from survey_gampen.model.philox import normals
+from survey_gampen.posterior.layers import MaskedLayer, make_rowwise
 from survey_gampen.posterior.settings import DTYPES, EngineSettings, honour, use_threads
 
 #: Galaxies whose deterministic part is computed at once. The localisation network of the largest
@@ -100,15 +95,16 @@ class Engine:
         self.passes = passes
         self.seed = seed
         self.dtype = DTYPES[precision]
-        network = copy.deepcopy(checkpoint.network).eval().requires_grad_(False)
-        self.network: Gampen = network.to(self.device)
+        network: Gampen = copy.deepcopy(checkpoint.network).eval().requires_grad_(False)
+        self.network = network.to(self.device)
         # Dropout in the first part leaves nothing to compute once: then the readable reference
         # runs once a pass, in float32.
         self.cached = network.dropout == "regression"
         self.masks = PackedMasks(seed, passes, network.site_shapes, network.rates, self.device)
         self.layers = [
-            _Layer(block, network.rates[block.site], self.dtype) for block in _blocks(network)
+            MaskedLayer(block, network.rates[block.site], self.dtype) for block in _blocks(network)
         ]
+        make_rowwise(network)
 
     def draws(self, images: NDArray[np.float32], keys: NDArray[np.uint64]) -> Draws:
         """Draw from the posteriors of at most `batch` galaxies.
@@ -192,55 +188,6 @@ class Engine:
         area = theta[:, 0, 0] * theta[:, 1, 1] - theta[:, 0, 1] * theta[:, 1, 0]
         offset = theta[:, :, 2] * (arch.size / 2 * arch.pixel_scale)  # coordinates run -1 to 1
         return torch.cat([area.abs().sqrt().unsqueeze(1), offset], dim=1)
-
-
-class _Layer:
-    """A block of the network, laid out for speed.
-
-    Parameters
-    ----------
-    block : Block
-    rate : float
-        Dropout rate of its input.
-    dtype : torch.dtype
-        Of weights and activations; the last layer's are float32 whatever it says.
-    """
-
-    def __init__(self, block: Block, rate: float, dtype: torch.dtype) -> None:
-        layer = block.weight_layer
-        assert isinstance(layer, (nn.Conv2d, nn.Linear))
-        assert layer.bias is not None
-        features = block.input_shape[0]
-        self.relu = not isinstance(block.after, nn.Identity)
-        self.dtype = dtype if self.relu else torch.float32
-        self.padding = layer.padding if isinstance(layer, nn.Conv2d) else None
-        self.pooled = any(isinstance(module, nn.MaxPool2d) for module in block.after.modules())
-        self.bias = layer.bias
-        # Columns beyond the features are those of the crop, which is never dropped.
-        self.crop_weight = layer.weight[:, features:] if block.flat else layer.weight[:, :0]
-        weight = (layer.weight[:, :features] / (1 - max(rate, 0.0))).to(self.dtype)
-        conv = self.padding is not None
-        self.weight = weight.contiguous(memory_format=torch.channels_last) if conv else weight.t()
-
-    def bias_with(self, theta: Tensor) -> Tensor:
-        """Bias in the layer's precision: (out,), or (n, out) where the layer sees the crop."""
-        bias = self.bias
-        for column, value in zip(self.crop_weight.unbind(1), theta.flatten(1).t(), strict=False):
-            bias = bias + value.unsqueeze(1) * column
-        return bias.to(self.dtype)
-
-    def __call__(self, x: Tensor, bias: Tensor, mask: Tensor | None, *, overwrite: bool) -> Tensor:
-        if self.padding is None:
-            x = x.flatten(1).to(self.dtype)
-        if mask is not None:
-            x = x.mul_(mask) if overwrite else x * mask
-        if self.padding is not None:
-            x = F.conv2d(x, self.weight, bias, padding=self.padding)
-        else:
-            x = torch.addmm(bias, x, self.weight)
-        if self.pooled:
-            x = F.max_pool2d(x, 3, 2)
-        return x.relu_() if self.relu else x
 
 
 def _blocks(network: Gampen) -> list[Block]:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from survey_gampen.errors import OutsideFault
 from survey_gampen.run import quarantine, task
+from survey_gampen.run.groups import is_cut
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.plan import Partition
 from survey_gampen.run.progress import Meter
@@ -153,7 +154,7 @@ class Conductor:
             self._queue(job)
 
     def _queue(self, job: Job) -> None:
-        cut = task.is_cut(self._run, self._spec, job.partition)
+        cut = is_cut(self._run, self._spec, job.partition)
         job.stage = INFER if cut else CUT
         self._waiting[job.stage].append(job)
 

@@ -24,9 +24,10 @@ from survey_gampen.catalog import hats_out
 from survey_gampen.catalog.sorted import sorted_schema
 from survey_gampen.config import Settings
 from survey_gampen.errors import GampenError, InputError, Interrupted
-from survey_gampen.run import quarantine, setup, space, task, todo
+from survey_gampen.run import quarantine, setup, space, todo
 from survey_gampen.run.claim import Claim
 from survey_gampen.run.conductor import Conductor, Job
+from survey_gampen.run.groups import discard
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.leaf import leaf_schema
 from survey_gampen.run.measure import Measured, measure
@@ -187,7 +188,7 @@ def _finish(
 def _drop_suspicious_cutouts(run_dir: RunDir, claim: Claim) -> None:
     """Quarantined partitions are cut anew: who knows what was wrong with them."""
     for name in quarantine.names(run_dir):
-        task.discard(run_dir.cutout_group(name), run_dir.staging(claim.token))
+        discard(run_dir.cutout_group(name), run_dir.staging(claim.token))
 
 
 def _index(run_dir: RunDir, spec: RunSpec, claim: Claim) -> None:

@@ -7,13 +7,9 @@ open (network, images) is kept for the next partition of the same process.
 
 from __future__ import annotations
 
-import os
-import shutil
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +26,12 @@ from survey_gampen.errors import OutsideFault
 from survey_gampen.images.base import ImageSource
 from survey_gampen.images.open import open_images
 from survey_gampen.images.status import NULL_BITS, Status
-from survey_gampen.images.store import CutoutStore, is_complete, open_cutouts, write_cutouts
+from survey_gampen.images.store import CutoutStore, open_cutouts, write_cutouts
 from survey_gampen.model.checkpoint import load_checkpoint
 from survey_gampen.posterior import samples
 from survey_gampen.posterior.engine import Engine
 from survey_gampen.posterior.summary import summarise
+from survey_gampen.run.groups import discard, is_cut
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.leaf import check_leaf, leaf_schema, make_batch, read_footer, write_leaf
 from survey_gampen.run.plan import Partition
@@ -88,7 +85,7 @@ def cut_partition(
     run = RunDir(Path(out))
     spec = read_spec(run)
     group = run.cutout_group(partition.name)
-    if not _is_of_this_run(group, spec):
+    if not is_cut(run, spec, partition):
         discard(group, run.staging(token))
         rows = read_rows(spec.catalog_path(run), partition.norder, partition.npix)
         write_cutouts(
@@ -161,20 +158,6 @@ def infer_partition(
     if not spec.plan.keep_cutouts:
         discard(run.cutout_group(partition.name), run.staging(token))
     return report | {"seconds": time.monotonic() - begun}
-
-
-def is_cut(run: RunDir, spec: RunSpec, partition: Partition) -> bool:
-    """Tell whether the cutouts of a partition are there, whole, and of the present images."""
-    return _is_of_this_run(run.cutout_group(partition.name), spec)
-
-
-def discard(path: Path, staging: Path) -> None:
-    """Remove a folder in one step for all who look at it, then for good."""
-    away = staging / f"away-{uuid.uuid4().hex}"
-    with commit.outside_faults(path), suppress(FileNotFoundError):
-        staging.mkdir(parents=True, exist_ok=True)
-        os.rename(path, away)
-        shutil.rmtree(away, ignore_errors=True)
 
 
 def _publish(
@@ -316,10 +299,6 @@ def _footer(spec: RunSpec, partition: Partition, engine: Engine) -> dict[str, st
         "partition": partition.name,
         "status_flags": ", ".join(f"{bit.name}={int(bit)}" for bit in Status),
     }
-
-
-def _is_of_this_run(group: Path, spec: RunSpec) -> bool:
-    return is_complete(group, images=spec.parts["images"])
 
 
 def _source(run: RunDir, spec: RunSpec) -> ImageSource:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from survey_gampen.catalog.hats_out import leaf_path, published, span
 from survey_gampen.errors import InputError
 from survey_gampen.images.status import Status
-from survey_gampen.run import task
+from survey_gampen.run.groups import is_cut
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.leaf import read_footer
 from survey_gampen.run.plan import Partition, read_plan
@@ -77,7 +77,7 @@ def count(
             work.published += 1
             work.published_rows += partition.rows
             continue
-        if task.is_cut(run, spec, partition):
+        if is_cut(run, spec, partition):
             work.cut += 1
             work.cut_rows += partition.rows
         if partition.name in given_up:

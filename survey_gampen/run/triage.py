@@ -29,15 +29,15 @@ from survey_gampen.errors import GampenError, OutsideFault, UnreadableFile
 SAME_CAUSE = 5
 
 
-class TooLarge(GampenError):  # noqa: N818 - named like its sisters in errors.py
+class TooLarge(GampenError):
     """The batch did not fit into the memory of the device."""
 
 
-class UnfitWorker(GampenError):  # noqa: N818
+class UnfitWorker(GampenError):
     """This worker can't give the same bits as the others: it must leave."""
 
 
-class WorkerLost(GampenError):  # noqa: N818
+class WorkerLost(GampenError):
     """The worker died under its task."""
 
 

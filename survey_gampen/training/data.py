@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,17 +61,14 @@ class PartsSet:
             np.stack([truth[f"{side}_{key}"].to_numpy() for side in ("disk", "bulge")])
             for key in ("sersic_n", "half_light_radius", "axis_ratio")
         )
-        group = zarr.open_group(str(path), mode="r")
-        self.parts = torch.empty(
-            (3, *group[PARTS[0]].shape),
-            dtype=torch.float16,
-            device=device,  # type: ignore[union-attr]
-        )
+        group: Any = zarr.open_group(str(path), mode="r")
+        shape = (len(PARTS), *group[PARTS[0]].shape)
+        self.parts = torch.empty(shape, dtype=torch.float16, device=device)
         for k, name in enumerate(PARTS):
             # By the block: the whole array decoded at once would stand in memory twice.
-            for start in range(0, self.parts.shape[1], 1024):
-                block = group[name][start : start + 1024]  # type: ignore[index]
-                self.parts[k, start : start + 1024] = torch.from_numpy(np.asarray(block))
+            for start in range(0, shape[1], 1024):
+                block = torch.from_numpy(group[name][start : start + 1024])
+                self.parts[k, start : start + 1024] = block
 
     def __len__(self) -> int:
         return int(self.parts.shape[1])

@@ -41,7 +41,8 @@ def main(
 ) -> int:
     """Evaluate a model on finished cutouts made by ``simulate``.
 
-    Writes ``evaluation.json`` (all figures by magnitude) and pictures into the folder `out`, and prints a table.
+    Writes ``evaluation.json`` (all figures by magnitude) and pictures into the folder `out`, and
+    prints a table.
 
     Raises
     ------
@@ -118,7 +119,7 @@ def _batches(data: Path, n: int) -> Iterator[tuple[slice, Any]]:
     array = zarr.open_group(str(data), mode="r")["image"]
     for start in range(0, n, _BATCH):
         where = slice(start, min(n, start + _BATCH))
-        yield where, lambda where=where: np.asarray(array[where])  # type: ignore[index]
+        yield where, lambda where=where: np.asarray(array[where])
 
 
 def _table(result: dict[str, Any]) -> Table:

@@ -134,7 +134,8 @@ class Training:
         self.recipe, self.data, self.out = recipe, data, out
         self.device = data.parts.device
         rows = np.arange(len(data))
-        self.train_rows, held_out = rows[: -recipe["validation"]], rows[-recipe["validation"] :]
+        held_out = rows[-recipe["validation"] :]
+        self.train_rows = rows[: -recipe["validation"]][: recipe["morphologies"] or None]
         rng = np.random.Generator(np.random.Philox(key=[recipe["seed"], 1 << 62]))
         self.validation = data.mix(held_out, rng)
         torch.manual_seed(recipe["seed"])

@@ -32,7 +32,7 @@ def compute(
         )
 
 
-class _Count(Callback):  # type: ignore[misc]
+class _Count(Callback):
     """Counts finished tasks: a bar on a terminal, a line each tenth elsewhere."""
 
     def __init__(self, total: int, what: str) -> None:
