@@ -7,51 +7,27 @@ open (network, images) is kept for the next partition of the same process.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-
 from survey_gampen import commit
 from survey_gampen.catalog.hats_out import leaf_path
-from survey_gampen.catalog.ids import id_key
 from survey_gampen.catalog.sorted import read_rows
-from survey_gampen.errors import OutsideFault
-from survey_gampen.images.base import ImageSource
-from survey_gampen.images.open import open_images
-from survey_gampen.images.status import NULL_BITS, Status
-from survey_gampen.images.store import CutoutStore, open_cutouts, write_cutouts
-from survey_gampen.model.checkpoint import load_checkpoint
+from survey_gampen.images.status import Status
+from survey_gampen.images.store import open_cutouts, write_cutouts
 from survey_gampen.posterior import samples
 from survey_gampen.posterior.engine import Engine
-from survey_gampen.posterior.summary import summarise
 from survey_gampen.run.groups import discard, is_cut
+from survey_gampen.run.inference import Inference, Tick
 from survey_gampen.run.layout import RunDir
-from survey_gampen.run.leaf import check_leaf, leaf_schema, make_batch, read_footer, write_leaf
+from survey_gampen.run.leaf import check_leaf, leaf_schema, read_footer, write_leaf
 from survey_gampen.run.plan import Partition
 from survey_gampen.run.spec import RunSpec, read_spec
-from survey_gampen.run.triage import TooLarge, UnfitWorker, is_out_of_memory
+from survey_gampen.run.tools import engine_of, source_of
+from survey_gampen.run.triage import TooLarge, is_out_of_memory
 
-Tick = Callable[[int], None]
 Report = dict[str, Any]
-
-
-@dataclass
-class _Kept:
-    """What this process has open, and what it belongs to."""
-
-    source: tuple[str, ImageSource] | None = None
-    engine: tuple[tuple[str, int], Engine] | None = None
-
-
-_kept = _Kept()
-_lock = threading.Lock()  # one thread cuts while another infers
 
 
 def cut_partition(
@@ -90,7 +66,7 @@ def cut_partition(
         rows = read_rows(spec.catalog_path(run), partition.norder, partition.npix)
         write_cutouts(
             group,
-            _source(run, spec),
+            source_of(run, spec),
             rows,
             spec.size,
             staging=run.staging(token),
@@ -173,7 +149,7 @@ def _publish(
     """Infer and publish; return the number of rows that carry a flag."""
     rows = read_rows(spec.catalog_path(run), partition.norder, partition.npix).combine_chunks()
     object_ids = rows.column("object_id").combine_chunks()
-    engine = _engine(spec, batch or int(spec.engine["batch"]))
+    engine, about = engine_of(spec, batch or int(spec.engine["batch"]))
     schema = leaf_schema(rows.schema, _footer(spec, partition, engine))
     flagged = 0
 
@@ -182,7 +158,8 @@ def _publish(
         store = open_cutouts(run.cutout_group(partition.name))
         if store.object_id.tolist() != object_ids.to_pylist():
             raise ValueError(f"the cutouts of {partition.name} are not those of its rows")
-        work = _Inference(spec, engine, rows, store, schema, tick)
+        ranges = about.get("trained_on", {})
+        work = Inference(spec, engine, ranges, rows, store, schema, tick)
         _write_both(run, spec, partition, work, path, staging)
         flagged = work.flagged
 
@@ -202,7 +179,7 @@ def _publish(
 
 
 def _write_both(
-    run: RunDir, spec: RunSpec, partition: Partition, work: _Inference, path: Path, staging: Path
+    run: RunDir, spec: RunSpec, partition: Partition, work: Inference, path: Path, staging: Path
 ) -> None:
     """Write the leaf to `path`; where samples are kept, publish those first.
 
@@ -222,68 +199,6 @@ def _write_both(
         write_leaf(path, work.schema, work.tables(None))
 
 
-@dataclass
-class _Inference:
-    """The rows of one partition on their way through the network."""
-
-    spec: RunSpec
-    engine: Engine
-    rows: pa.Table
-    store: CutoutStore
-    schema: pa.Schema
-    tick: Tick | None
-    flagged: int = 0
-
-    def sample_facts(self) -> samples.SampleFacts:
-        """Return what the draws of this partition are draws of."""
-        return samples.SampleFacts(
-            object_id=self.rows.column("object_id").to_pylist(),
-            passes=self.engine.passes,
-            targets=self.engine.targets,
-            fingerprint=self.spec.fingerprint,
-            attributes={"seed": self.engine.seed, "model": self.spec.model["sha256"]},
-        )
-
-    def tables(self, sink: samples.SampleWriter | None) -> Iterator[pa.Table]:
-        """Yield the finished rows chunk by chunk."""
-        self.flagged = 0
-        keys = id_key(self.rows.column("object_id"))
-        for where, images in self.store.chunks(self.engine.settings.batch):
-            table = self._chunk(where, images, keys[where], sink)
-            self.flagged += int(np.count_nonzero(table.column("status").to_numpy()))
-            yield table
-            if self.tick is not None:
-                self.tick(table.num_rows)
-
-    def _chunk(
-        self,
-        where: slice,
-        images: NDArray[np.float32],
-        keys: NDArray[np.uint64],
-        sink: samples.SampleWriter | None,
-    ) -> pa.Table:
-        status = np.array(self.store.status[where], np.int32)
-        good = (status & int(NULL_BITS)) == 0
-        columns: dict[str, NDArray[np.generic]] = {}
-        if good.any():
-            draws = self.engine.draws(images[good], keys[good])
-            finite = draws.finite.cpu().numpy()
-            columns = {name: values[finite] for name, values in summarise(draws).items()}
-            if sink is not None:
-                sink.write(where.start + np.flatnonzero(good), draws)
-            status[np.flatnonzero(good)[~finite]] |= int(Status.NONFINITE)
-            good[good] = finite
-        return make_batch(
-            self.schema,
-            self.rows.slice(where.start, len(images)),
-            self.spec.settings.band,
-            status,
-            list(self.store.note[where]),
-            good,
-            columns,
-        )
-
-
 def _footer(spec: RunSpec, partition: Partition, engine: Engine) -> dict[str, str]:
     """What a published file says about itself."""
     return {
@@ -299,60 +214,3 @@ def _footer(spec: RunSpec, partition: Partition, engine: Engine) -> dict[str, st
         "partition": partition.name,
         "status_flags": ", ".join(f"{bit.name}={int(bit)}" for bit in Status),
     }
-
-
-def _source(run: RunDir, spec: RunSpec) -> ImageSource:
-    with _lock:
-        key = f"{run.root} {spec.parts['images']}"
-        if _kept.source is None or _kept.source[0] != key:
-            _kept.source = (key, _open_source(run, spec))
-        return _kept.source[1]
-
-
-def _open_source(run: RunDir, spec: RunSpec) -> ImageSource:
-    """Open the images that the run was planned with.
-
-    Raises
-    ------
-    OutsideFault
-        Where they are others now: what comes of them would not be this run's.
-    """
-    settings = spec.settings
-    source = open_images(
-        settings.images,
-        spec.survey,
-        settings.band,
-        spec.model["pixel_scale"],
-        run.cache,
-        frozen=True,
-    )
-    if source.inventory() != spec.parts["images"]:
-        raise OutsideFault(
-            f"{settings.images} has changed since the run was planned: stop, and see"
-            " `survey-gampen resume --redo`"
-        )
-    return source
-
-
-def _engine(spec: RunSpec, batch: int) -> Engine:
-    with _lock:
-        key = (spec.fingerprint, batch)
-        if _kept.engine is None or _kept.engine[0] != key:
-            _kept.engine = None  # before the next is built: two may not fit
-            _kept.engine = (key, _new_engine(spec, batch))
-        return _kept.engine[1]
-
-
-def _new_engine(spec: RunSpec, batch: int) -> Engine:
-    checkpoint = load_checkpoint(spec.model["path"])
-    if checkpoint.sha256 != spec.model["sha256"]:
-        raise OutsideFault(f"{spec.model['path']} has changed since the run was planned")
-    try:
-        return Engine(
-            checkpoint,
-            passes=spec.settings.passes,
-            seed=spec.settings.seed,
-            **{**spec.engine, "batch": batch},
-        )
-    except OutsideFault as error:
-        raise UnfitWorker(str(error)) from error
