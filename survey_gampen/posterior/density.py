@@ -31,8 +31,9 @@ class Density:
 
     Attributes
     ----------
-    start, step : Tensor, (...)
-        First point and step of each grid. A step of 0 marks a constant sample.
+    start, step, span : Tensor, (...)
+        First point and step of each grid, and the width on which it is not 0 (a grid is longer
+        where another row needs more points). A step of 0 marks a constant sample.
     cumulative : Tensor, (..., points)
         Integral of the density from the start to each point, of the whole line's 1.
     mode : Tensor, (...)
@@ -42,6 +43,7 @@ class Density:
 
     start: Tensor
     step: Tensor
+    span: Tensor
     cumulative: Tensor
     mode: Tensor
     lower: Tensor
@@ -108,7 +110,8 @@ def kernel_density(
     cumulative = trapezoids.cumsum(-1) / (_UNIT * passes)
     least, most = ends
     mode = torch.where(step > 0, _maximum(density, start, step, least, most), low)
-    return Density(start, step, cumulative, mode, least, most)
+    span = high - low + 2 * margin * step
+    return Density(start, step, span, cumulative, mode, least, most)
 
 
 def interval(density: Density, level: float) -> tuple[Tensor, Tensor]:
@@ -122,7 +125,7 @@ def interval(density: Density, level: float) -> tuple[Tensor, Tensor]:
     """
     wanted = level * density.within(torch.full_like(density.mode, torch.inf))
     short = torch.zeros_like(density.mode)
-    enough = density.step * density.cumulative.shape[-1]
+    enough = density.span
     for _ in range(_BISECTIONS):
         middle = (short + enough) / 2
         holding = density.within(middle) >= wanted

@@ -1,0 +1,114 @@
+"""The network's layers, laid out for speed and for sums in an order of their own.
+
+In float32 a library's matrix product may add up row 3 of a batch in another order than row 4,
+because of where the row lies in memory or in which tile it falls. Then a galaxy's last bits would
+depend on its place. A 1 x 1 convolution over a batch of images of one pixel is the same product,
+and its kernels treat all images alike (as do the bfloat16 products): see the tests.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from survey_gampen.model.network import Block
+
+
+class RowwiseLinear(nn.Module):
+    """A float32 linear layer whose output for a row does not depend on the row's place."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        pixels = weight[:, :, None, None].contiguous(memory_format=torch.channels_last)
+        self.register_buffer("weight", pixels)
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, in) -> (n, out)."""
+        pixels = x[:, :, None, None].contiguous(memory_format=torch.channels_last)
+        return F.conv2d(pixels, self.weight, self.bias).flatten(1)
+
+
+def make_rowwise(network: nn.Module) -> None:
+    """Replace all linear layers of a network by rowwise ones, in place."""
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(parent, name, RowwiseLinear(child.weight, child.bias))
+
+
+class MaskedLayer:
+    """A block of the network for Monte-Carlo passes.
+
+    The mask is exactly 0 or 1: the factor ``1 / (1 - rate)`` is folded into the weights. Pooling
+    comes before ReLU: they commute, and a quarter of the pixels is left.
+
+    Parameters
+    ----------
+    block : Block
+    rate : float
+        Dropout rate of its input.
+    dtype : torch.dtype
+        Of weights and activations; the last layer's are float32 whatever it says.
+    """
+
+    def __init__(self, block: Block, rate: float, dtype: torch.dtype) -> None:
+        layer = block.weight_layer
+        assert isinstance(layer, (nn.Conv2d, nn.Linear))
+        assert layer.bias is not None
+        features = block.input_shape[0]
+        self.flat = block.flat
+        self.relu = not isinstance(block.after, nn.Identity)
+        self.pooled = any(isinstance(module, nn.MaxPool2d) for module in block.after.modules())
+        self.dtype = dtype if self.relu else torch.float32
+        self.padding = layer.padding if isinstance(layer, nn.Conv2d) else 0
+        self.bias = layer.bias
+        # Columns beyond the features are those of the crop, which is never dropped.
+        self.crop_weight = layer.weight[:, features:] if self.flat else layer.weight[:, :0]
+        weight = layer.weight[:, :features] / (1 - max(rate, 0.0))
+        self.weight = weight.to(self.dtype)
+        if not self.flat:
+            self.weight = self.weight.contiguous(memory_format=torch.channels_last)
+        self.rowwise: RowwiseLinear | None = None
+        if self.flat and self.dtype == torch.float32:
+            self.rowwise = RowwiseLinear(weight)
+
+    def bias_with(self, theta: Tensor) -> Tensor:
+        """Bias in the layer's precision: (out,), or (n, out) where the layer sees the crop.
+
+        What it sees of the crop is the same in all passes, so it is a bias of each galaxy.
+        """
+        bias = self.bias
+        for column, value in zip(self.crop_weight.unbind(1), theta.flatten(1).t(), strict=False):
+            bias = bias + value.unsqueeze(1) * column
+        return bias.to(self.dtype)
+
+    def __call__(self, x: Tensor, bias: Tensor, mask: Tensor | None, *, overwrite: bool) -> Tensor:
+        """Mask, weigh, pool, ReLU.
+
+        Parameters
+        ----------
+        x : Tensor, (n, *input_shape)
+            May be changed if `overwrite`.
+        bias : Tensor
+            From :meth:`bias_with`.
+        mask : Tensor or None
+            0 or 1, of the input's shape; None drops nothing.
+        """
+        if self.flat:
+            x = x.flatten(1).to(self.dtype)
+        if mask is not None:
+            x = x.mul_(mask) if overwrite else x * mask
+        if not self.flat:
+            x = F.conv2d(x, self.weight, bias, padding=self.padding)
+        elif self.rowwise is not None:
+            x = self.rowwise(x) + bias
+        else:
+            x = torch.addmm(bias, x, self.weight.t())
+        if self.pooled:
+            x = F.max_pool2d(x, 3, 2)
+        return x.relu_() if self.relu else x
