@@ -168,7 +168,7 @@ def _add_compact(verbs: Verbs) -> None:
 
 
 def _compact(args: argparse.Namespace) -> int:
-    from survey_gampen.catalog.compact import compact
+    from survey_gampen.run.runner import compact
 
     return compact(args.out)
 

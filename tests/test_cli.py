@@ -26,9 +26,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
         return 3
 
     for name, functions in {
-        "run.runner": ("run", "resume"),
+        "run.runner": ("run", "resume", "compact"),
         "run.status": ("print_status",),
-        "catalog.compact": ("compact",),
         "report.demo": ("main",),
     }.items():
         fake = SimpleNamespace(**dict.fromkeys(functions, record))
