@@ -25,8 +25,10 @@ PRECISIONS = [
 ]
 
 
-def make_engine(checkpoint, passes=3, batch=6, precision="fp32", seed=SEED):
-    return Engine(checkpoint, passes=passes, seed=seed, precision=precision, batch=batch, threads=1)
+def make_engine(checkpoint, passes=3, batch=6, precision="fp32", seed=SEED, threads=1):
+    return Engine(
+        checkpoint, passes=passes, seed=seed, precision=precision, batch=batch, threads=threads
+    )
 
 
 def reference(checkpoint, images, keys, k):
@@ -80,10 +82,10 @@ def test_bf16_is_close_to_fp32():
     assert not torch.equal(exact, rounded)
 
 
-def one_galaxy_everywhere(checkpoint, precision, batch, passes):
+def one_galaxy_everywhere(checkpoint, precision, batch, passes, threads):
     """Draws of one galaxy alone, and at each place of batches that are full or in part."""
     size = checkpoint.config.size
-    engine = make_engine(checkpoint, passes, batch, precision)
+    engine = make_engine(checkpoint, passes, batch, precision, threads=threads)
     one, key = make_images(1, size, seed=5), KEYS[40:41]
     alone = engine.draws(one, key)
     for place in range(batch):
@@ -99,16 +101,17 @@ def assert_same_bits(place, alone, moved):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("batch", [7, 12])
-def test_same_bits_in_every_place(precision, batch):
-    for found in one_galaxy_everywhere(make_checkpoint(tiny()), precision, batch, 2):
+def test_same_bits_in_every_place(precision, batch, threads):
+    for found in one_galaxy_everywhere(make_checkpoint(tiny()), precision, batch, 2, threads):
         assert_same_bits(*found)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_same_bits_in_every_place_of_the_default_network(precision):
     checkpoint = make_checkpoint(architecture("survey"))
-    for found in one_galaxy_everywhere(checkpoint, precision, 9, 1):
+    for found in one_galaxy_everywhere(checkpoint, precision, 9, 1, 1):
         assert_same_bits(*found)
 
 
@@ -117,7 +120,8 @@ def test_same_bits_in_every_place_of_the_default_network(precision):
 @pytest.mark.parametrize("preset", ["survey", "gampen-2021"])
 @pytest.mark.parametrize("batch", [16, 32])
 def test_same_bits_in_every_place_of_large_batches(precision, preset, batch):
-    for found in one_galaxy_everywhere(make_checkpoint(architecture(preset)), precision, batch, 2):
+    checkpoint = make_checkpoint(architecture(preset))
+    for found in one_galaxy_everywhere(checkpoint, precision, batch, 2, 2):
         assert_same_bits(*found)
 
 

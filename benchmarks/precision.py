@@ -1,0 +1,144 @@
+"""What does bfloat16 cost in accuracy? The third promise of the design, measured.
+
+The same galaxies, masks and noise in float32 and in bfloat16: by how much do the percentiles of
+each posterior move, in units of its width (half of p84 - p16 in float32), and does the coverage
+of the intervals change? To be kept: median shift under 5 %, 95th percentile under 15 %, coverage
+within one point.
+
+    python benchmarks/precision.py [--model survey] [--data FOLDER] [--n 256] [--passes 200]
+
+FOLDER is what ``survey-gampen simulate`` makes; without it `n` galaxies are simulated on the spot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from survey_gampen.model.checkpoint import load_checkpoint
+from survey_gampen.model.targets import PARAMETERS
+from survey_gampen.posterior.engine import Engine
+from survey_gampen.posterior.settings import usable_cores
+from survey_gampen.posterior.summary import LEVELS, PERCENTILES, summarise
+from survey_gampen.training import simulate
+
+BATCH = 32
+Columns = dict[str, NDArray[Any]]
+
+
+def posteriors(
+    model: str, data: Path, n: int, passes: int, precision: str, threads: int
+) -> Columns:
+    """Summaries of the first `n` galaxies of a simulation."""
+    engine = Engine(
+        load_checkpoint(model),
+        passes=passes,
+        seed=0,
+        precision=precision,
+        batch=BATCH,
+        threads=threads,
+    )
+    images: Any = zarr.open_group(str(data), mode="r")["image"]
+    parts = []
+    for start in track(range(0, n, BATCH), description=precision):
+        stop = min(n, start + BATCH)
+        keys = np.arange(start, stop, dtype=np.uint64)
+        parts.append(summarise(engine.draws(np.asarray(images[start:stop]), keys)))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def compare(exact: Columns, rounded: Columns, truth: Columns) -> dict[str, dict[str, float]]:
+    """Shifts and coverages, by quantity."""
+    result = {}
+    for quantity in PARAMETERS:
+        width = (exact[f"{quantity}_p84"] - exact[f"{quantity}_p16"]) / 2
+        figures: dict[str, float] = {}
+        for name in PERCENTILES:
+            shift = np.abs(rounded[f"{quantity}_{name}"] - exact[f"{quantity}_{name}"])
+            # A posterior without width (all draws a pure disk) is not moved at all, or without end.
+            relative = np.divide(
+                shift, width, out=np.where(shift > 0, np.inf, 0.0), where=width > 0
+            )
+            figures[f"{name}_median"] = float(np.median(relative))
+            figures[f"{name}_95th"] = float(np.percentile(relative, 95))
+        for name in LEVELS:
+            shares = [
+                np.mean(
+                    (columns[f"{quantity}_{name}_lo"] <= truth[quantity])
+                    & (truth[quantity] <= columns[f"{quantity}_{name}_hi"])
+                )
+                for columns in (exact, rounded)
+            ]
+            figures[f"{name}_fp32"], figures[f"{name}_bf16"] = map(float, shares)
+        result[quantity] = figures
+    return result
+
+
+def kept(result: dict[str, dict[str, float]]) -> bool:
+    """Whether the promise holds for all quantities and percentiles."""
+    return all(
+        figures[f"{name}_median"] < 0.05 and figures[f"{name}_95th"] < 0.15
+        for figures in result.values()
+        for name in PERCENTILES
+    ) and all(
+        abs(figures[f"{name}_fp32"] - figures[f"{name}_bf16"]) <= 0.01
+        for figures in result.values()
+        for name in LEVELS
+    )
+
+
+def show(result: dict[str, dict[str, float]]) -> None:
+    """Print a table."""
+    table = Table("", *(f"shift of {name}" for name in PERCENTILES), *(f"in {n}" for n in LEVELS))
+    table.caption = "shift / width: median, 95th percentile; coverage: fp32, bf16"
+    for quantity, figures in result.items():
+        table.add_row(
+            quantity,
+            *(f"{figures[f'{n}_median']:.1%}, {figures[f'{n}_95th']:.1%}" for n in PERCENTILES),
+            *(f"{figures[f'{n}_fp32']:.3f}, {figures[f'{n}_bf16']:.3f}" for n in LEVELS),
+        )
+    Console(width=160).print(table)
+    print("promise kept" if kept(result) else "promise NOT kept")
+
+
+def main() -> None:
+    """Parse the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="survey")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--population", default="hsc-wide")
+    parser.add_argument("--n", type=int, default=256)
+    parser.add_argument("--passes", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        data = args.data or Path(folder) / "sim"
+        if args.data is None:
+            simulate.main(args.population, args.n, data, seed=20_000, workers=args.threads)
+        table = simulate.read_truth(data)[: args.n]
+        truth = {p: table[p].to_numpy().astype(float) for p in PARAMETERS}
+        exact, rounded = (
+            posteriors(args.model, data, len(table), args.passes, precision, args.threads)
+            for precision in ("fp32", "bf16")
+        )
+    result = compare(exact, rounded, truth)
+    show(result)
+    if args.json:
+        args.json.write_text(
+            json.dumps({"n": len(table), "passes": args.passes} | result, indent=1)
+        )
+
+
+if __name__ == "__main__":
+    main()
