@@ -11,6 +11,7 @@ and the plan are called without the command around them.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -83,7 +84,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for duplicate in (True, False):
             catalog = Path(folder, "shuffled.parquet")
-            write_catalog(catalog, options.rows, duplicate, options.text_ids)
+            # In a process that ends: the peak memory of a child counts that of its parent.
+            arguments = (catalog, options.rows, duplicate, options.text_ids)
+            writer = multiprocessing.get_context("spawn").Process(
+                target=write_catalog, args=arguments
+            )
+            writer.start()
+            writer.join()
             out = Path(folder, "duplicate.gampen" if duplicate else "plan.gampen")
             if options.functions:
                 code = FUNCTIONS.format(rows=PARTITION_ROWS)

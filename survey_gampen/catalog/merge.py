@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 from hats.pixel_math.spatial_index import SPATIAL_INDEX_COLUMN
 
 _KEYS = [(SPATIAL_INDEX_COLUMN, "ascending"), ("object_id", "ascending")]
-#: Rows of a block as it lies on the disk, the unit of reading.
-_BLOCK_ROWS = 4096
+#: Bytes of a block as it lies on the disk, the unit of reading. A catalogue of 100 GB has some
+#: 800 runs, so at least 100 MB of blocks while it is merged.
+_BLOCK_BYTES = 128 << 10
 #: Rows that a run takes from the disk at once when there are few runs.
 _MOST_ROWS = 1 << 18
 
@@ -26,10 +27,11 @@ def write_run(folder: Path, number: int, batches: list[pa.RecordBatch]) -> None:
     """Sort rows in memory and write them as one run."""
     table = pa.Table.from_batches(batches)
     table = table.take(pc.sort_indices(table, _KEYS)).combine_chunks()
+    rows = max(1, _BLOCK_BYTES * table.num_rows // max(1, table.nbytes))
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     path = str(folder / f"run-{number:06d}.arrow")
     with pa.ipc.new_file(path, table.schema, options=options) as writer:
-        writer.write_table(table, max_chunksize=_BLOCK_ROWS)
+        writer.write_table(table, max_chunksize=rows)
 
 
 def merge_runs(folder: Path, memory: int) -> Iterator[pa.Table]:

@@ -20,6 +20,7 @@ from survey_gampen.catalog.hats_out import Pixel, span
 #: Footer key of the list of parts (JSON).
 PARTS_KEY = "survey_gampen.parts"
 _ROWS_AT_ONCE = 16_384
+_WRITING = {"compression": "zstd", "write_page_checksum": True}
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def write_merged(staged: Path, files: Sequence[Path], pixels: Sequence[Pixel]) -
         part["footer"] = {k: v for k, v in part["footer"].items() if k not in common}
     metadata = {**common, PARTS_KEY: json.dumps(listed, sort_keys=True)}
     schema = pq.read_schema(files[0]).with_metadata(metadata)
-    with pq.ParquetWriter(staged, schema, compression="zstd", write_page_checksum=True) as writer:
+    with pq.ParquetWriter(staged, schema, **_WRITING) as writer:
         for file in files:
             with pq.ParquetFile(file, pre_buffer=False) as source:
                 for batch in source.iter_batches(_ROWS_AT_ONCE):

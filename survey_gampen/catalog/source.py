@@ -79,7 +79,7 @@ class Catalog:
             digest.update(_file_digest(path))
         return digest.hexdigest()
 
-    def batches(self, rows: int = 131_072) -> Iterator[pa.RecordBatch]:
+    def batches(self, rows: int = 32_768) -> Iterator[pa.RecordBatch]:
         """Scan in input order, at most `rows` at a time, never the whole.
 
         Raises
