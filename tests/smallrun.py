@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-
 from skytiles import blob, noise, sky_wcs, write_tile
+
 from survey_gampen.model.checkpoint import save_checkpoint
 from survey_gampen.model.network import Gampen
 from survey_gampen.model.presets import Architecture
