@@ -18,14 +18,14 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import dask
 import yaml
 from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
-from distributed import Client, Future, KilledWorker, LocalCluster, Security, get_worker
+from distributed import Client, Future, KilledWorker, LocalCluster, Security, get_worker, wait
 from distributed.system import MEMORY_LIMIT
 
 from survey_gampen.errors import InputError, OutsideFault
@@ -36,6 +36,8 @@ from survey_gampen.run.triage import WorkerLost
 SLOTS = {"infer": 1, "cut": 1}
 _TOPIC = "galaxies"
 MOST_THREADS = 4  # convolutions of this size gain little from more
+
+T = TypeVar("T")
 
 _DASK = {
     # The runner counts the losses of a partition itself, with all else that goes wrong.
@@ -183,7 +185,22 @@ def start(profile: Profile) -> Iterator[Client]:
         ) as scratch,
     ):
         warnings.filterwarnings("ignore", message="Port .* is already in use")
-        cluster = LocalCluster(
+        cluster = _local(profile, scratch)
+        try:
+            client = Client(cluster, set_as_default=False)
+            try:
+                yield client
+            finally:
+                with contextlib.suppress(Exception):
+                    client.close(timeout=5)
+        finally:
+            with contextlib.suppress(Exception):
+                cluster.close(timeout=10)
+
+
+def _local(profile: Profile, scratch: str) -> LocalCluster:
+    try:
+        return LocalCluster(
             n_workers=profile.workers,
             threads_per_worker=sum(SLOTS.values()),
             resources=SLOTS,
@@ -199,16 +216,29 @@ def start(profile: Profile) -> Iterator[Client]:
             # The workers leave Ctrl-C to the client, which ends them in order.
             preload=["survey_gampen.run.deaf"],
         )
-        try:
-            client = Client(cluster, set_as_default=False)
-            try:
-                yield client
-            finally:
-                with contextlib.suppress(Exception):
-                    client.close(timeout=5)
-        finally:
-            with contextlib.suppress(Exception):
-                cluster.close(timeout=10)
+    except (RuntimeError, OSError, TimeoutError) as error:  # a worker died as it began, say
+        reason = " ".join(str(error).split())
+        raise OutsideFault(f"the workers did not start ({reason}): run the same again") from error
+
+
+def ask(client: Client, function: Callable[..., T], *args: Any, tries: int = 3) -> T:
+    """Call a function on some worker; again, where that worker dies.
+
+    Raises
+    ------
+    OutsideFault
+        Where worker after worker dies.
+    """
+    for number in range(tries):
+        future = client.submit(function, *args, key=f"{function.__name__}-{number}", pure=False)
+        wait(future)
+        outcome = _outcome(future)
+        if not isinstance(outcome, BaseException):
+            answer: T = outcome
+            return answer
+        if not isinstance(outcome, WorkerLost):
+            raise outcome
+    raise OutsideFault(f"{tries} workers died one after the other: give them more memory")
 
 
 def dashboard_lines(client: Client) -> list[str]:

@@ -237,6 +237,7 @@ def test_killed_at_any_moment_nothing_is_lost(sky: Sky, calm: Path, tmp_path: Pa
             )
             family = psutil.Process(client.pid).children(recursive=True)
             workers = [p for p in family if "spawn_main" in " ".join(p.cmdline())]
+            assert workers or client.poll() is not None
             for process in workers if victims != "client" else []:
                 os.kill(process.pid, signal.SIGKILL)
             if victims != "worker":
@@ -366,7 +367,7 @@ def test_images_that_come_later_reach_their_rows(sky: Sky, tmp_path: Path) -> No
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MB."""
+    """A file system of 12 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = subprocess.run(

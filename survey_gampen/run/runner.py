@@ -209,18 +209,15 @@ def _index(run_dir: RunDir, spec: RunSpec, claim: Claim) -> None:
 def _measure(client: Client, inputs: setup.Inputs, rows: int, profile: cluster.Profile) -> Measured:
     """Ask one worker what kind it is, and how fast."""
     settings = inputs.settings
-    future = client.submit(
+    return cluster.ask(
+        client,
         measure,
         str(inputs.checkpoint.path),
         settings.passes,
         settings.precision,
         profile.threads,
         rows,
-        key="measure",
-        pure=False,
     )
-    found: Measured = future.result()
-    return found
 
 
 def _print_plan(spec: RunSpec, workers: int) -> None:
