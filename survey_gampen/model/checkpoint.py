@@ -96,18 +96,21 @@ def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
             tensors = {name: f.get_tensor(name).float() for name in f.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path} is not a readable safetensors file: {error}") from None
-    if not header or header.get("format") != _FORMAT:
+    if not isinstance(header, dict) or header.get("format") != _FORMAT:
         raise InputError(f"{path} is not a survey-gampen model: train or convert one")
-    network = Gampen(Architecture.from_dict(header["architecture"]), header["rates"])
     try:
+        network = Gampen(Architecture.from_dict(header["architecture"]), header["rates"])
+        targets, meta = Targets.from_dict(header["targets"]), dict(header["meta"])
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[-1].strip()
         raise InputError(f"{path}: weights do not fit the architecture: {reason}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: its header is broken ({error!r}): export it again") from None
     return Checkpoint(
         network=network.eval().requires_grad_(False),
-        targets=Targets.from_dict(header["targets"]),
-        meta=header["meta"],
+        targets=targets,
+        meta=meta,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         path=path,
     )
