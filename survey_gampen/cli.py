@@ -241,27 +241,17 @@ def _add_evaluate(verbs: Verbs) -> None:
     evaluate = verbs.add_parser("evaluate", help="posteriors against known truth")
     add = evaluate.add_argument
     add("model", metavar="MODEL", help="shipped model or safetensors file")
-    add("--data", type=Path, required=True, metavar="DIR", help="what `simulate` made, never seen")
+    add("data", type=Path, metavar="DATA", help="what `simulate` made, unseen by the training")
     add("--out", type=Path, required=True, metavar="DIR", help="numbers and pictures")
     add("--passes", type=int, default=1000, metavar="N", help="default 1000")
     add("--limit", type=int, metavar="N", help="only the first N galaxies")
-    add("--seed", type=int, default=0, metavar="N", help="key of all random numbers (default 0)")
-    add("--precision", choices=("auto", "bf16", "fp32"), default="auto", help="default auto")
     evaluate.set_defaults(call=_evaluate)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
     from survey_gampen.training.evaluate import main
 
-    return main(
-        args.model,
-        args.data,
-        args.out,
-        passes=args.passes,
-        limit=args.limit,
-        seed=args.seed,
-        precision=args.precision,
-    )
+    return main(args.model, args.data, args.out, passes=args.passes, limit=args.limit)
 
 
 def _add_demo(verbs: Verbs) -> None:

@@ -1,0 +1,1 @@
+"""Network, head, targets, dropout masks and checkpoints."""

@@ -1,0 +1,1 @@
+"""Passes to draws, draws to the columns of the catalogue."""

@@ -36,9 +36,7 @@ def main(out: Path) -> int:
 
     catalog = data_file("catalogs", "demo.parquet")
     run_out = out / "demo.gampen"
-    settings = resolve(
-        {"catalog": catalog, "out": str(run_out), "keep_samples": True, "partition_rows": 16}
-    )
+    settings = resolve({"catalog": catalog, "out": str(run_out), "keep_samples": True})
     code = run(settings)
     if code:
         return code

@@ -1,0 +1,1 @@
+"""The main job: plan, partitions from end to end, window, retries, quarantine."""
