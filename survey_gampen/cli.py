@@ -245,13 +245,23 @@ def _add_evaluate(verbs: Verbs) -> None:
     add("--out", type=Path, required=True, metavar="DIR", help="numbers and pictures")
     add("--passes", type=int, default=1000, metavar="N", help="default 1000")
     add("--limit", type=int, metavar="N", help="only the first N galaxies")
+    add("--seed", type=int, default=0, metavar="N", help="key of all random numbers (default 0)")
+    add("--precision", choices=("auto", "bf16", "fp32"), default="auto", help="default auto")
     evaluate.set_defaults(call=_evaluate)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
     from survey_gampen.training.evaluate import main
 
-    return main(args.model, args.data, args.out, passes=args.passes, limit=args.limit)
+    return main(
+        args.model,
+        args.data,
+        args.out,
+        passes=args.passes,
+        limit=args.limit,
+        seed=args.seed,
+        precision=args.precision,
+    )
 
 
 def _add_demo(verbs: Verbs) -> None:
