@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,17 @@ Columns = dict[str, NDArray[Any]]
 
 
 def posteriors(
-    model: str, data: Path, n: int, passes: int, precision: str, threads: int
+    model: str,
+    data: Path,
+    n: int,
+    passes: int,
+    precision: str,
+    threads: int,
+    changed: Callable[[NDArray[np.float32], slice], NDArray[np.float32]] = lambda image, rows: (
+        image
+    ),
 ) -> Columns:
-    """Summaries of the first `n` galaxies of a simulation."""
+    """Summaries of the first `n` galaxies of a simulation, whose images may be `changed`."""
     engine = Engine(
         load_checkpoint(model),
         passes=passes,
@@ -53,7 +62,8 @@ def posteriors(
     for start in track(range(0, n, BATCH), description=precision):
         stop = min(n, start + BATCH)
         keys = np.arange(start, stop, dtype=np.uint64)
-        parts.append(summarise(engine.draws(np.asarray(images[start:stop]), keys)))
+        pixels = changed(np.asarray(images[start:stop]), slice(start, stop))
+        parts.append(summarise(engine.draws(pixels, keys)))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
