@@ -35,6 +35,7 @@ from survey_gampen.training import simulate
 
 BATCH = 32
 Columns = dict[str, NDArray[Any]]
+Images = NDArray[np.float32]
 
 
 def posteriors(

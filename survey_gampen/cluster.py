@@ -16,6 +16,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +26,7 @@ import dask
 import yaml
 from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
-from distributed import Client, Future, KilledWorker, LocalCluster, Security, get_worker, wait
+from distributed import Client, Future, KilledWorker, LocalCluster, Security, get_worker
 from distributed.system import MEMORY_LIMIT
 
 from survey_gampen.errors import InputError, OutsideFault
@@ -231,7 +232,8 @@ def ask(client: Client, function: Callable[..., T], *args: Any, tries: int = 3) 
     """
     for number in range(tries):
         future = client.submit(function, *args, key=f"{function.__name__}-{number}", pure=False)
-        wait(future)
+        with contextlib.suppress(CancelledError):
+            future.exception()  # waits
         outcome = _outcome(future)
         if not isinstance(outcome, BaseException):
             answer: T = outcome

@@ -53,6 +53,8 @@ def main(
     InputError
         If the population or a PSF cannot be used, or `out` holds another simulation.
     """
+    if n < 1:
+        raise InputError("simulate at least one galaxy: raise --n")
     chosen = Population.load(population)
     settings = {
         "population": chosen.table,
@@ -161,10 +163,14 @@ def _prepare(out: Path, settings: dict[str, Any], size: int) -> None:
     if (out / "zarr.json").exists():
         if read_settings(out) != json.loads(json.dumps(settings)):
             raise InputError(f"{out} holds a simulation with other settings: choose another --out")
-        return
+    elif out.is_dir() and any(out.iterdir()):
+        raise InputError(f"{out} holds other things: choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    group = zarr.open_group(str(out), mode="w")
+    # Never mode "w": it removes whatever the folder holds.
+    group = zarr.open_group(str(out), mode="a", attributes={"simulation": settings})
     for name in PARTS if settings["parts"] else ("image",):
+        if name in group:
+            continue
         group.create_array(
             name,
             shape=(settings["n"], size, size),
@@ -175,7 +181,6 @@ def _prepare(out: Path, settings: dict[str, Any], size: int) -> None:
             dimension_names=("object", "y", "x"),
             attributes={"unit": "adu" if settings["parts"] else "nJy"},
         )
-    group.attrs["simulation"] = settings
 
 
 @lru_cache(maxsize=1)

@@ -7,6 +7,7 @@ catalogue (``catalog.parquet``, ready for ``survey-gampen run``) and the truth.
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,7 +57,8 @@ class Field:
     @property
     def path(self) -> Path:
         """The tile's file."""
-        name = f"calexp-HSC-G-{9000 + self.tile // 81}-{self.tile // 9 % 9},{self.tile % 9}.fits.fz"
+        tract, patch = 9000 + self.tile // 81, f"{self.tile // 9 % 9},{self.tile % 9}"
+        name = f"calexp-HSC-{self.population['band'].upper()}-{tract}-{patch}.fits.fz"
         return Path(self.out) / "tiles" / name
 
     @property
@@ -80,11 +82,21 @@ def main(
     Raises
     ------
     InputError
-        If the population or a PSF cannot be used.
+        If the population or a PSF cannot be used, or `out` holds another simulation.
     """
     if n < 1 or per_tile < 1:
         raise InputError("simulate at least one galaxy: raise --n and --per-tile")
     chosen = Population.load(population)
+    _prepare(
+        out,
+        {
+            "population": chosen.table,
+            "n": n,
+            "seed": seed,
+            "psfs": [str(p.resolve()) for p in psfs],
+            "per_tile": per_tile,
+        },
+    )
     side = int(np.ceil(np.sqrt(min(n, per_tile))))
     fields = [
         Field(
@@ -102,7 +114,8 @@ def main(
     missing = [f for f in fields if not f.truth.exists()]
     compute(make_tile, [(f, f.tile * per_tile) for f in missing], "tiles", workers)
     truth = pa.concat_tables([pq.read_table(f.truth) for f in fields])
-    settings = f'survey = "{chosen["name"]}"\nimages = "tiles"\n'
+    # Whatever the population, the files are laid out as those of HSC.
+    settings = f'survey = "hsc-wide"\nband = "{chosen["band"]}"\nimages = "tiles"\n'
     catalog = truth.select(["object_id", "ra", "dec"]).replace_schema_metadata(
         {"survey_gampen": settings}
     )
@@ -110,6 +123,20 @@ def main(
         replace_file(out / name, lambda p, t=table: pq.write_table(t, p), out / ".staging")  # type: ignore[misc]
     print(f"{n} galaxies of {chosen['name']} on {len(fields)} tiles in {out}")
     return 0
+
+
+def _prepare(out: Path, settings: dict[str, Any]) -> None:
+    """Write down what `out` is to hold, or see that it is the same."""
+    note, text = out / "simulation.json", json.dumps(settings, indent=1)
+    if note.exists():
+        if note.read_text() != text:
+            raise InputError(f"{out} holds a simulation with other settings: choose another --out")
+        return
+
+    def write(path: Path) -> None:
+        path.write_text(text)
+
+    replace_file(note, write, out / ".staging")
 
 
 def make_tile(field: Field, tile_start: int) -> None:
@@ -155,6 +182,7 @@ def make_tile(field: Field, tile_start: int) -> None:
     centre = ((width - 1) // 2, (height - 1) // 2)
     wcs = _wcs(centre, population["pixel_scale"], field.tile)
     hdus = _hdus(canvas.array, sky.sky_sigma, renderer.sky_level, wcs, rng)
+    hdus[0].header["FILTER"] = population["band"]
     _publish(field.path, hdus, field.out)
     x = np.array([g.disk.x + centre[0] for g in galaxies])
     y = np.array([g.disk.y + centre[1] for g in galaxies])
@@ -192,7 +220,6 @@ def _hdus(
     mask = np.where(light > 3 * sky_sigma, 1 << MASK_PLANES["DETECTED"], 0).astype(np.int32)
     primary = fits.PrimaryHDU()
     primary.header["FLUXMAG0"] = (10 ** (0.4 * 27.0), "flux of magnitude 0 [ADU]")
-    primary.header["FILTER"] = "g"
     primary.header["SIMULATE"] = (True, "simulated by survey-gampen")
     header = wcs.to_header()
     # Steps of a quarter of the sky noise, dithered: below what a measurement can notice (Pence,
