@@ -9,7 +9,9 @@ the same image, and every image is a fair draw from the population.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,16 +102,37 @@ class PartsSet:
         )
         image = _turned(galaxy, turns[0], flips[0]).add_(_turned(around, turns[1], flips[1]))
         noise = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
-        sigma = (image / population["noise"]["sky_level"]).add_(1).sqrt_().mul_(column(sky_sigma))
+        # Fourier transforms ring: a little below zero around a very bright galaxy.
+        light = image.clamp(min=0).div_(population["noise"]["sky_level"])
+        sigma = light.add_(1).sqrt_().mul_(column(sky_sigma))
         image.add_(sigma.mul_(torch.randn(image.shape, generator=noise, device=device)))
         return Batch(image.mul_(HSC_ADU_NJY), truth)
 
     def epoch(self, rows: NDArray[np.int64], batch: int, seed: int, epoch: int) -> Iterator[Batch]:
         """Whole batches over `rows` in an order and with a mixture keyed by (seed, epoch)."""
         order = np.random.Generator(np.random.Philox(key=[seed, epoch << 32])).permutation(rows)
-        for step in range(len(order) // batch):
+
+        def mixed(step: int) -> Batch:
             rng = np.random.Generator(np.random.Philox(key=[seed, (epoch << 32) + step + 1]))
-            yield self.mix(order[step * batch : (step + 1) * batch], rng)
+            return self.mix(order[step * batch : (step + 1) * batch], rng)
+
+        steps = range(len(order) // batch)
+        # A GPU would wait for the truth, which the CPU works out; on a CPU all compete anyway.
+        return _ahead(mixed, steps) if self.parts.is_cuda else map(mixed, steps)
+
+
+def _ahead(
+    function: Callable[[int], Batch], steps: Iterable[int], threads: int = 4
+) -> Iterator[Batch]:
+    """What ``map`` gives, in its order, computed by a few threads a little ahead."""
+    waiting: deque[Future[Batch]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for step in steps:
+            waiting.append(pool.submit(function, step))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _turned(images: Tensor, turns: NDArray[np.int64], flips: NDArray[np.int64]) -> Tensor:

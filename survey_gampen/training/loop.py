@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from survey_gampen.commit import replace
-from survey_gampen.errors import InputError
+from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.model.checkpoint import load_checkpoint, save_checkpoint
 from survey_gampen.model.head import gaussian_parts, negative_log_likelihood
 from survey_gampen.model.network import Gampen
@@ -34,6 +34,8 @@ from survey_gampen.model.targets import Targets
 from survey_gampen.training.data import Batch, PartsSet
 
 _RECIPES = Path(__file__).parent / "recipes"
+#: Steps between two looks at the loss.
+_LOOK = 20
 
 
 def main(
@@ -65,10 +67,24 @@ def main(
     ------
     InputError
         If recipe, data or initial model cannot be used, or `out` holds another training.
+    OutsideFault
+        If there is no such device.
     """
-    training = Training(load_recipe(recipe, **changes), PartsSet(data, device), out, init)
+    chosen = load_recipe(recipe, **changes)
+    training = Training(chosen, PartsSet(data, _usable(device)), out, init)
     training.run()
     return 0
+
+
+def _usable(device: str) -> str:
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise OutsideFault("there is no GPU here: train with --device cpu, or elsewhere")
+        # All steps have one shape: the fastest kernels are worth looking for.
+        torch.backends.cudnn.benchmark = True
+    elif device != "cpu":
+        raise InputError(f"no device {device!r}: choose cpu or cuda")
+    return device
 
 
 def load_recipe(name_or_path: str, **changes: Any) -> dict[str, Any]:
@@ -136,6 +152,11 @@ class Training:
         rows = np.arange(len(data))
         held_out = rows[-recipe["validation"] :]
         self.train_rows = rows[: -recipe["validation"]][: recipe["morphologies"] or None]
+        if not self.steps:
+            raise InputError(
+                f"{len(data)} morphologies, less {recipe['validation']} for validation, do not "
+                f"fill a batch of {recipe['batch']}: simulate more"
+            )
         rng = np.random.Generator(np.random.Philox(key=[recipe["seed"], 1 << 62]))
         self.validation = data.mix(held_out, rng)
         torch.manual_seed(recipe["seed"])
@@ -191,7 +212,7 @@ class Training:
         recipe = self.recipe
         torch.manual_seed(recipe["seed"] * 100_003 + self.epoch)  # dropout masks
         self.network.train()
-        total = 0.0
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
         batches = self.data.epoch(self.train_rows, recipe["batch"], recipe["seed"], self.epoch)
         for step, batch in enumerate(batches, start=self.epoch * self.steps):
             progress = step / (recipe["epochs"] * self.steps)
@@ -203,11 +224,13 @@ class Training:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe["optimiser"]["clip"])
             self.optimiser.step()
-            total += loss.item()
-            if not math.isfinite(total):
+            total += loss.detach()
+            # Now and then only: to look at a number is to wait for the GPU.
+            look = step % _LOOK == 0 or (step + 1) % self.steps == 0
+            if look and not torch.isfinite(total):
                 raise InputError("the loss is not finite: lower learning_rate in the recipe")
             tick()
-        return total / self.steps
+        return total.item() / self.steps
 
     def _loss(self, batch: Batch) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16):
@@ -343,5 +366,7 @@ class Training:
         for name, tensor in tensors.items():
             if name.startswith("optimiser."):
                 _, index, key = name.split(".")
+                if tensor.dim() == 4:  # as the weights lie
+                    tensor = tensor.contiguous(memory_format=torch.channels_last)
                 state.setdefault(int(index), {})[key] = tensor
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})

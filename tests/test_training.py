@@ -1,0 +1,375 @@
+"""Training images are fair draws, training learns, and goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from survey_gampen.errors import InputError, OutsideFault
+from survey_gampen.model.checkpoint import load_checkpoint, save_checkpoint
+from survey_gampen.model.network import _masked
+from survey_gampen.model.presets import HSC_ADU_NJY
+from survey_gampen.model.targets import Targets
+from survey_gampen.training import data as data_module
+from survey_gampen.training import loop, simulate
+from survey_gampen.training.data import PartsSet, _turned
+from survey_gampen.training.loop import Training, load_recipe, one_cycle
+from tests.networks import make_checkpoint, tiny
+from tests.smallsim import SIZE, inline, small_population
+
+pytest.importorskip("galsim", exc_type=ImportError)
+
+N, VALIDATION = 72, 16
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of parts of galaxies bright enough to learn from."""
+    folder = tmp_path_factory.mktemp("parts")
+    population = small_population(folder, magnitude=[16.0, 20.0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulate, "compute", inline)
+        simulate.main(str(population), N, folder / "parts", parts=True)
+    return folder / "parts"
+
+
+@pytest.fixture(scope="module")
+def parts(folder: Path) -> PartsSet:
+    return PartsSet(folder)
+
+
+@pytest.fixture
+def recipe() -> dict[str, Any]:
+    changes = {"validation": VALIDATION, "batch": 8, "epochs": 4, "passes": 4}
+    return load_recipe("survey", learning_rate=2e-3, dropout_rate=0.02, **changes)
+
+
+@pytest.fixture
+def init(tmp_path: Path, parts: PartsSet) -> str:
+    """A tiny network that knows nothing, with the targets of the set."""
+    truth = parts.truth(np.arange(N), np.random.default_rng(0))
+    path = tmp_path / "init.safetensors"
+    save_checkpoint(path, make_checkpoint(tiny()).network, Targets.fit(*truth.T), {})
+    return str(path)
+
+
+# --- images ----------------------------------------------------------------------------------
+
+
+class FixedLight:
+    """A population whose galaxies have the magnitudes and B/T they were drawn with."""
+
+    def __init__(self, parts: PartsSet, rows: np.ndarray) -> None:
+        self.table = parts.population.table
+        self.galaxies = [parts.population.draw(0, int(i)) for i in rows]
+
+    def __getitem__(self, key: str) -> Any:
+        return self.table[key]
+
+    def light(self, rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+        assert n == len(self.galaxies)
+        return np.array([g.magnitude for g in self.galaxies]), np.array(
+            [g.bt for g in self.galaxies]
+        )
+
+
+def test_mixing_parts_is_rendering_the_galaxy(
+    parts: PartsSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same light, no turn, no noise: the parts give what GalSim gives in one piece."""
+    from survey_gampen.training.render import Renderer
+
+    rows = np.arange(12)
+    fixed = FixedLight(parts, rows)
+    monkeypatch.setattr(parts, "population", fixed)
+    monkeypatch.setattr(data_module, "_turned", lambda images, turns, flips: images)
+    monkeypatch.setattr(torch, "randn", lambda *a, **k: torch.zeros(a[0]))
+    batch = parts.mix(rows, np.random.default_rng(0))
+    renderer = Renderer(parts.population)  # type: ignore[arg-type]
+    for image, truth, galaxy in zip(batch.image.numpy(), batch.truth, fixed.galaxies, strict=True):
+        bt, r_e, flux = truth
+        assert bt == galaxy.bt
+        assert r_e == pytest.approx(galaxy.r_e, rel=1e-6)
+        assert flux == pytest.approx(galaxy.flux * HSC_ADU_NJY, rel=1e-9)
+        exact = renderer.image(galaxy) * HSC_ADU_NJY
+        level, sky = renderer.sky_level * HSC_ADU_NJY, 0.05 * HSC_ADU_NJY
+        sigma = sky * np.sqrt(1 + np.maximum(exact, 0) / level)
+        assert (np.abs(image - exact) / sigma).mean() < 0.05
+        assert image.sum() == pytest.approx(exact.sum(), rel=5e-3)
+
+
+def test_noise_is_that_of_the_population(parts: PartsSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.arange(32)
+    with monkeypatch.context() as quiet:
+        quiet.setattr(torch, "randn", lambda *a, **k: torch.zeros(a[0]))
+        light = parts.mix(rows, np.random.default_rng(5)).image / HSC_ADU_NJY
+    noisy = parts.mix(rows, np.random.default_rng(5)).image / HSC_ADU_NJY
+    level = parts.population["noise"]["sky_level"]
+    pull = (noisy - light) / (1 + light.clamp(min=0) / level).sqrt()
+    sigma = pull.flatten(1).std(1)
+    assert torch.all((sigma > 0.029) & (sigma < 0.082))
+    assert sigma.max() - sigma.min() > 0.02
+    assert (pull / sigma[:, None, None]).abs().mean().item() == pytest.approx(0.798, abs=0.003)
+
+
+def test_a_very_bright_core_gives_no_nan(parts: PartsSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    ringing = parts.parts.clone()
+    ringing[:2, 0] = -1000.0
+    monkeypatch.setattr(parts, "parts", ringing)
+    batch = parts.mix(np.zeros(8, np.int64), np.random.default_rng(0))
+    assert torch.isfinite(batch.image).all()
+
+
+def test_no_two_epochs_are_alike_and_each_comes_again(parts: PartsSet) -> None:
+    def epoch(number: int) -> list[data_module.Batch]:
+        return list(parts.epoch(np.arange(N), 16, seed=3, epoch=number))
+
+    first, again, other = epoch(0), epoch(0), epoch(1)
+    assert len(first) == N // 16
+    for a, b in zip(first, again, strict=True):
+        assert torch.equal(a.image, b.image)
+        assert np.array_equal(a.truth, b.truth)
+    assert not any(np.array_equal(a.truth, b.truth) for a, b in zip(first, other, strict=True))
+
+
+def test_images_mixed_ahead_come_in_order(parts: PartsSet) -> None:
+    plain = list(parts.epoch(np.arange(N), 8, seed=3, epoch=0))
+    rng = [np.random.Generator(np.random.Philox(key=[3, k + 1])) for k in range(len(plain))]
+    order = np.random.Generator(np.random.Philox(key=[3, 0])).permutation(np.arange(N))
+    ahead = data_module._ahead(lambda k: parts.mix(order[8 * k : 8 * k + 8], rng[k]), range(9))
+    for a, b in zip(plain, ahead, strict=True):
+        assert torch.equal(a.image, b.image)
+
+
+def test_the_light_is_drawn_anew_and_fairly(parts: PartsSet) -> None:
+    truth = parts.truth(np.arange(2000) % N, np.random.default_rng(0))
+    bt, _, flux = truth.T
+    assert (bt == 0).mean() == pytest.approx(0.125, abs=0.03)
+    assert (bt == 1).mean() == pytest.approx(0.125, abs=0.03)
+    magnitude = 31.4 - 2.5 * np.log10(flux)
+    assert magnitude.mean() == pytest.approx(18, abs=0.1)
+    assert magnitude.min() > 16 - 1e-3
+    assert magnitude.max() < 20 + 1e-3
+
+
+def test_turns_are_the_eight_symmetries_of_the_square() -> None:
+    image = torch.rand(1, 5, 5, generator=torch.Generator().manual_seed(0))
+    turns, flips = (a.ravel() for a in np.meshgrid(np.arange(4), np.arange(2)))
+    turned = _turned(image.repeat(8, 1, 1), turns, flips)
+    assert len({tuple(t.flatten().tolist()) for t in turned}) == 8
+    for result, turn, flip in zip(turned, turns, flips, strict=True):
+        expected = np.rot90(image[0].numpy(), turn)
+        assert np.array_equal(result.numpy(), expected[:, ::-1] if flip else expected)
+
+
+def test_only_parts_that_are_complete_are_trained_on(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(InputError, match="is no simulation"):
+        PartsSet(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulate, "compute", inline)
+        simulate.main(str(folder.parent / "small.toml"), 2, tmp_path / "cutouts")
+    with pytest.raises(InputError, match="simulate with --parts for training"):
+        PartsSet(tmp_path / "cutouts")
+
+
+# --- the loop --------------------------------------------------------------------------------
+
+
+def figures(training: Training) -> list[dict[str, float]]:
+    return [
+        {k: v for k, v in epoch.items() if k != "images_per_second"} for epoch in training.history
+    ]
+
+
+@pytest.fixture
+def train(
+    tmp_path: Path, parts: PartsSet, recipe: dict[str, Any], init: str
+) -> Callable[..., Training]:
+    torch.set_num_threads(1)
+
+    def start(name: str, **changes: Any) -> Training:
+        return Training(recipe | changes, parts, tmp_path / name, init)
+
+    return start
+
+
+def test_it_learns(train: Callable[..., Training]) -> None:
+    training = train("out", epochs=8)
+    before = training.validate()
+    training.run()
+    losses = [epoch["training_loss"] for epoch in training.history]
+    assert losses[-1] < losses[0] - 0.3
+    assert training.history[-1]["nll"] < before["nll"] - 0.3
+    assert [epoch["epoch"] for epoch in training.history] == list(range(1, 9))
+
+
+def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(
+    train: Callable[..., Training], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = train("whole")
+    whole.run()
+    broken = train("broken")
+    original, epochs = Training._train, []
+
+    def stop_in_the_third(self: Training, tick: Callable[[], None]) -> float:
+        epochs.append(self.epoch)
+
+        def tock() -> None:
+            if len(epochs) == 3:
+                raise KeyboardInterrupt
+
+        return original(self, tock)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_train", stop_in_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            broken.run()
+    resumed = train("broken")
+    assert resumed.epoch == 2
+    resumed.run()
+    assert figures(resumed) == figures(whole)
+    for name, weight in whole.network.state_dict().items():
+        assert torch.equal(weight, resumed.network.state_dict()[name]), name
+    finished = train("broken")
+    finished.run()  # nothing is left to do
+    assert figures(finished) == figures(whole)
+    assert not any((tmp_path / "broken" / ".staging").iterdir())
+
+
+def test_the_model_is_the_best_epoch_and_says_where_it_comes_from(
+    train: Callable[..., Training], tmp_path: Path
+) -> None:
+    training = train("out", epochs=3)
+    training.run()
+    best = min(training.history, key=lambda epoch: epoch["nll"])
+    model = load_checkpoint(tmp_path / "out" / "model.safetensors")
+    assert model.meta["metrics"] == best
+    assert model.meta["band"] == "g"
+    assert model.meta["trained_on"]["population"] == "small"
+    assert model.meta["trained_on"]["magnitude"] == [16.0, 20.0]
+    assert model.meta["provenance"]["recipe"] == training.recipe
+    assert model.targets == training.targets
+    assert model.network.rates == (0.02,) * 7
+
+
+def test_another_training_in_the_same_place_is_refused(train: Callable[..., Training]) -> None:
+    train("out", epochs=1).run()
+    with pytest.raises(InputError, match="other settings: choose another --out"):
+        train("out", epochs=2)
+
+
+def test_init_gives_weights_targets_and_architecture(
+    train: Callable[..., Training], init: str
+) -> None:
+    start, training = load_checkpoint(init), train("out")
+    assert training.targets == start.targets
+    assert training.network.arch == start.config
+    assert training.network.rates == (0.02,) * 7  # the rate is the recipe's
+    for name, weight in start.network.state_dict().items():
+        assert torch.equal(weight, training.network.state_dict()[name])
+    assert all(p.requires_grad for p in training.network.parameters())
+
+
+def test_masks_keep_their_scale_in_bfloat16() -> None:
+    """1 / (1 - 0.005) is 1.0050, and 1.0078 in bfloat16: a bias that adds up over the sites."""
+    network = make_checkpoint(tiny(), rate=0.005).network
+    features = torch.rand(4096, *network.site_shapes[0], dtype=torch.bfloat16)[:, :1, :2, :2]
+    mask = torch.full(features.shape[1:], 1 / (1 - 0.005))
+    masked = _masked(features, mask)
+    assert masked.dtype == torch.bfloat16
+    assert (masked.double().sum() / features.double().sum()).item() == pytest.approx(
+        1.005, abs=1e-3
+    )
+    like = torch.empty(0, dtype=torch.bfloat16)
+    assert all(m.dtype == torch.float32 for m in network.random_masks(1, like) if m is not None)
+
+
+def test_the_state_holds_what_is_needed_and_no_more(
+    train: Callable[..., Training], tmp_path: Path
+) -> None:
+    training = train("out", epochs=1)
+    training.run()
+    with safe_open(tmp_path / "out" / "state.safetensors", framework="pt") as f:
+        names = set(f.keys())
+        header = json.loads(f.metadata()["training"])
+    n = len(list(training.network.parameters()))
+    assert len([name for name in names if name.startswith("network.")]) == n
+    assert len([name for name in names if name.startswith("optimiser.")]) == 3 * n
+    assert header["epoch"] == 1
+    assert header["recipe"] == training.recipe
+
+
+def test_too_few_galaxies_for_a_batch(train: Callable[..., Training]) -> None:
+    with pytest.raises(InputError, match="72 morphologies, less 70 for validation.*simulate more"):
+        train("out", validation=70)
+    with pytest.raises(InputError, match="simulate more"):
+        train("out", validation=512)
+
+
+def test_a_loss_that_runs_away_is_told(train: Callable[..., Training]) -> None:
+    training = train("out")
+    with torch.no_grad():
+        training.network.conv1.weight.fill_(float("nan"))
+    with pytest.raises(InputError, match="the loss is not finite: lower learning_rate"):
+        training.run()
+
+
+# --- recipes ---------------------------------------------------------------------------------
+
+
+def test_recipes() -> None:
+    changed = load_recipe("survey", epochs=3, learning_rate=1e-5, seed=None)
+    assert (changed["epochs"], changed["optimiser"]["learning_rate"]) == (3, 1e-5)
+    assert changed["seed"] == load_recipe("survey")["seed"]
+    with pytest.raises(InputError, match="recipe 'survey' has no key 'epoch'"):
+        load_recipe("survey", epoch=3)
+    with pytest.raises(InputError, match="no recipe 'surwey': .*survey"):
+        load_recipe("surwey")
+
+
+def test_the_learning_rate_rises_and_falls_to_zero() -> None:
+    rates = [one_cycle(p, 0.15) for p in np.linspace(0, 1, 201)]
+    assert rates[0] == pytest.approx(0.04)
+    assert max(rates) == rates[30] == pytest.approx(1)
+    assert rates[-1] == pytest.approx(0, abs=1e-12)
+    assert np.all(np.diff(rates[:31]) > 0)
+    assert np.all(np.diff(rates[30:]) < 0)
+
+
+def test_the_verb_trains(
+    tmp_path: Path, folder: Path, init: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = {"epochs": 1, "validation": VALIDATION, "batch": 8, "passes": 2}
+    out = tmp_path / "out"
+    assert loop.main("survey", folder, out, init=init, **changes) == 0
+    assert "epoch 1/1: training_loss" in capsys.readouterr().out
+    assert load_checkpoint(out / "model.safetensors").config.size == SIZE
+    with pytest.raises(InputError, match="no device 'tpu': choose cpu or cuda"):
+        loop.main("survey", folder, out, device="tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(OutsideFault, match="there is no GPU here"):
+            loop.main("survey", folder, out, device="cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_it_learns_on_a_gpu(
+    tmp_path: Path, folder: Path, recipe: dict[str, Any], init: str
+) -> None:  # pragma: no cover - depends on the machine
+    def start() -> Training:
+        return Training(recipe, PartsSet(folder, "cuda"), tmp_path / "out", init)
+
+    training = start()
+    before = training.validate()
+    recipe["epochs"] = 6
+    training.run()
+    assert training.history[-1]["nll"] < before["nll"] - 0.2
+    resumed = start()
+    assert resumed.epoch == 6
+    assert resumed.validate()["nll"] == pytest.approx(training.history[-1]["nll"], abs=0.02)
