@@ -21,22 +21,29 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def _bright(magnitude: Array) -> tuple[NDArray[np.bool_], str]:
+    """Which galaxies a figure is about, in words too: the bright ones, or all if there are none."""
+    bright = magnitude < 21
+    return (bright, "mag < 21") if bright.any() else (~bright, "all")
+
+
 def residual_figure(
     columns: Mapping[str, Array], truth: Mapping[str, Array], magnitude: Array, path: Path
 ) -> None:
     """Mode minus truth: histograms above, against magnitude below; galaxies of all magnitudes."""
     figure = new_figure(12, 6.5)
     axes = figure.subplots(2, 3)
+    rows, words = _bright(magnitude)
     for k, (name, label) in enumerate(_LABELS.items()):
         left = columns[f"{name}_mode"] - truth[name]
         left = left / truth["flux"] if name == "flux" else left
-        bright = left[magnitude < 21]
+        bright = left[rows]
         span = 4 * np.percentile(np.abs(bright), 68)
         top, bottom = axes[0, k], axes[1, k]
         top.hist(bright, bins=np.linspace(-span, span, 61), color="#4878a8")
         top.axvline(0, color="k", lw=0.8)
         top.set_title(
-            f"mag < 21: mean {bright.mean():.3g}, median {np.median(bright):.3g}, "
+            f"{words}: mean {bright.mean():.3g}, median {np.median(bright):.3g}, "
             f"sigma {bright.std():.3g}",
             fontsize=9,
         )
@@ -47,8 +54,9 @@ def residual_figure(
     figure.savefig(path, dpi=110)
 
 
-def coverage_figure(ranks: Mapping[str, Array], rows: NDArray[np.bool_], path: Path) -> None:
+def coverage_figure(ranks: Mapping[str, Array], magnitude: Array, path: Path) -> None:
     """Share of truths inside central intervals of all levels, and the histogram of ranks."""
+    rows, words = _bright(magnitude)
     figure = new_figure(9, 4.3)
     curves, histogram = figure.subplots(1, 2)
     levels = np.linspace(0.05, 0.99, 48)
@@ -62,5 +70,5 @@ def coverage_figure(ranks: Mapping[str, Array], rows: NDArray[np.bool_], path: P
     curves.legend(frameon=False)
     histogram.axhline(1, color="k", ls="--", lw=0.8)
     histogram.set(xlabel="rank of the truth among the draws", ylabel="density")
-    figure.suptitle(f"{int(rows.sum())} galaxies brighter than magnitude 21", fontsize=10)
+    figure.suptitle(f"{int(rows.sum())} galaxies, {words}", fontsize=10)
     figure.savefig(path, dpi=110)

@@ -49,14 +49,14 @@ def gallery(portraits: Sequence[Portrait], path: Path) -> None:
     for row, portrait in zip(axes, portraits, strict=True):
         half = portrait.image.shape[0] * portrait.pixel_scale / 2
         noise = 1.4826 * np.median(np.abs(portrait.image - np.median(portrait.image)))
-        stretched = np.arcsinh(portrait.image / (2 * noise))
+        stretched = np.arcsinh(portrait.image / (2 * noise or 1.0))  # 0: a cutout without data
         row[0].imshow(
             stretched,
             origin="lower",
             cmap="gray_r",
             extent=(-half, half, -half, half),
             vmin=-1,
-            vmax=np.percentile(stretched, 99.8),
+            vmax=max(np.percentile(stretched, 99.8), 1.0),
         )
         scale, dx, dy = portrait.crop
         side = 2 * half * scale

@@ -84,7 +84,7 @@ def main(
     from survey_gampen.report.figures import coverage_figure, residual_figure
 
     residual_figure(columns, truth, magnitude, out / "residuals.png")
-    coverage_figure(ranks, magnitude < 21, out / "coverage.png")
+    coverage_figure(ranks, magnitude, out / "coverage.png")
     Console().print(_table(result))
     print(f"figures and pictures in {out}")
     return 0
