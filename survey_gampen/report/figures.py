@@ -43,8 +43,7 @@ def residual_figure(
         top.hist(bright, bins=np.linspace(-span, span, 61), color="#4878a8")
         top.axvline(0, color="k", lw=0.8)
         top.set_title(
-            f"{words}: mean {bright.mean():.3g}, median {np.median(bright):.3g}, "
-            f"sigma {bright.std():.3g}",
+            f"{words}: median {np.median(bright):.2g}, sigma {bright.std():.2g}",
             fontsize=9,
         )
         top.set_xlabel(f"mode - truth, {label}")
