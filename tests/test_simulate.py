@@ -13,10 +13,12 @@ from astropy.wcs import WCS
 
 from survey_gampen.errors import InputError
 from survey_gampen.images.open import open_images
-from survey_gampen.model.presets import HSC_ADU_NJY
 from survey_gampen.survey import load_survey
 from survey_gampen.training import simulate, tiles
+from survey_gampen.training.population import Population
 from tests.smallsim import inline, small_population
+
+ADU = Population.load("hsc-wide").unit  # in nJy
 
 pytest.importorskip("galsim", exc_type=ImportError)
 
@@ -190,7 +192,7 @@ def test_tiles_put_each_galaxy_at_its_coordinates(sky: Path) -> None:
             light = image * near
             assert (light * x).sum() / light.sum() == pytest.approx(px, abs=0.3)
             assert (light * y).sum() / light.sum() == pytest.approx(py, abs=0.3)
-            assert light.sum() * HSC_ADU_NJY == pytest.approx(row["flux"], rel=0.2)
+            assert light.sum() * ADU == pytest.approx(row["flux"], rel=0.2)
             assert mask[round(float(py)), round(float(px))] & detected
         pull = (image / np.sqrt(variance))[(mask & detected) == 0]
         assert 1.4826 * np.median(np.abs(pull - np.median(pull))) == pytest.approx(1, rel=0.1)

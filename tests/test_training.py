@@ -15,14 +15,16 @@ from safetensors import safe_open
 from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.model.checkpoint import load_checkpoint, save_checkpoint
 from survey_gampen.model.network import _masked
-from survey_gampen.model.presets import HSC_ADU_NJY
 from survey_gampen.model.targets import Targets
 from survey_gampen.training import data as data_module
 from survey_gampen.training import loop, simulate
 from survey_gampen.training.data import PartsSet, _turned
 from survey_gampen.training.loop import Training, load_recipe, one_cycle
+from survey_gampen.training.population import Population
 from tests.networks import make_checkpoint, tiny
 from tests.smallsim import SIZE, inline, small_population
+
+ADU = Population.load("hsc-wide").unit  # in nJy
 
 pytest.importorskip("galsim", exc_type=ImportError)
 
@@ -63,15 +65,13 @@ def init(tmp_path: Path, parts: PartsSet) -> str:
 # --- images ----------------------------------------------------------------------------------
 
 
-class FixedLight:
+class FixedLight(Population):
     """A population whose galaxies have the magnitudes and B/T they were drawn with."""
 
     def __init__(self, parts: PartsSet, rows: np.ndarray) -> None:
-        self.table = parts.population.table
-        self.galaxies = [parts.population.draw(0, int(i)) for i in rows]
-
-    def __getitem__(self, key: str) -> Any:
-        return self.table[key]
+        super().__init__(parts.population.table)
+        galaxies = [parts.population.draw(0, int(i)) for i in rows]
+        object.__setattr__(self, "galaxies", galaxies)  # the class is frozen
 
     def light(self, rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
         assert n == len(self.galaxies)
@@ -92,14 +92,14 @@ def test_mixing_parts_is_rendering_the_galaxy(
     monkeypatch.setattr(data_module, "_turned", lambda images, turns, flips: images)
     monkeypatch.setattr(torch, "randn", lambda *a, **k: torch.zeros(a[0]))
     batch = parts.mix(rows, np.random.default_rng(0))
-    renderer = Renderer(parts.population)  # type: ignore[arg-type]
+    renderer = Renderer(parts.population)
     for image, truth, galaxy in zip(batch.image.numpy(), batch.truth, fixed.galaxies, strict=True):
         bt, r_e, flux = truth
         assert bt == galaxy.bt
         assert r_e == pytest.approx(galaxy.r_e, rel=1e-6)
-        assert flux == pytest.approx(galaxy.flux * HSC_ADU_NJY, rel=1e-9)
-        exact = renderer.image(galaxy) * HSC_ADU_NJY
-        level, sky = renderer.sky_level * HSC_ADU_NJY, 0.05 * HSC_ADU_NJY
+        assert flux == pytest.approx(galaxy.flux * ADU, rel=1e-9)
+        exact = renderer.image(galaxy) * ADU
+        level, sky = renderer.sky_level * ADU, 0.05 * ADU
         sigma = sky * np.sqrt(1 + np.maximum(exact, 0) / level)
         assert (np.abs(image - exact) / sigma).mean() < 0.05
         assert image.sum() == pytest.approx(exact.sum(), rel=5e-3)
@@ -109,8 +109,8 @@ def test_noise_is_that_of_the_population(parts: PartsSet, monkeypatch: pytest.Mo
     rows = np.arange(32)
     with monkeypatch.context() as quiet:
         quiet.setattr(torch, "randn", lambda *a, **k: torch.zeros(a[0]))
-        light = parts.mix(rows, np.random.default_rng(5)).image / HSC_ADU_NJY
-    noisy = parts.mix(rows, np.random.default_rng(5)).image / HSC_ADU_NJY
+        light = parts.mix(rows, np.random.default_rng(5)).image / ADU
+    noisy = parts.mix(rows, np.random.default_rng(5)).image / ADU
     level = parts.population["noise"]["sky_level"]
     pull = (noisy - light) / (1 + light.clamp(min=0) / level).sqrt()
     sigma = pull.flatten(1).std(1)

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from survey_gampen.errors import InputError
-from survey_gampen.model.presets import HSC_ADU_NJY
 from survey_gampen.training.population import Population, half_light_radius
 from survey_gampen.training.simulate import PARTS, PARTS_FLUX, read_settings, read_truth
 
@@ -80,7 +79,7 @@ class PartsSet:
         magnitude, bt = self.population.light(rng, len(rows))
         shape = (self.sersic_n[:, rows], self.radius[:, rows], self.axis_ratio[:, rows])
         r_e = half_light_radius(*shape, bt)
-        flux = 10 ** (-0.4 * (magnitude - self.population["zero_point"])) * HSC_ADU_NJY
+        flux = 10 ** (-0.4 * (magnitude - self.population["zero_point"])) * self.population.unit
         return np.stack([bt, r_e, flux], axis=1)
 
     def mix(self, rows: NDArray[np.int64], rng: np.random.Generator) -> Batch:
@@ -88,7 +87,7 @@ class PartsSet:
         n, device = len(rows), self.parts.device
         population = self.population
         truth = self.truth(rows, rng)
-        bt, flux = truth[:, 0], truth[:, 2] / HSC_ADU_NJY
+        bt, flux = truth[:, 0], truth[:, 2] / population.unit
         low, high = population["noise"]["sky_sigma"]
         sky_sigma = rng.uniform(low, high, size=n)
         turns, flips = rng.integers(0, 4, size=(2, n)), rng.integers(0, 2, size=(2, n))
@@ -106,7 +105,7 @@ class PartsSet:
         light = image.clamp(min=0).div_(population["noise"]["sky_level"])
         sigma = light.add_(1).sqrt_().mul_(column(sky_sigma))
         image.add_(sigma.mul_(torch.randn(image.shape, generator=noise, device=device)))
-        return Batch(image.mul_(HSC_ADU_NJY), truth)
+        return Batch(image.mul_(population.unit), truth)
 
     def epoch(self, rows: NDArray[np.int64], batch: int, seed: int, epoch: int) -> Iterator[Batch]:
         """Whole batches over `rows` in an order and with a mixture keyed by (seed, epoch)."""

@@ -22,6 +22,7 @@ from survey_gampen.posterior.engine import Engine
 from survey_gampen.posterior.settings import resolve_device, resolve_precision, usable_cores
 from survey_gampen.posterior.summary import summarise
 from survey_gampen.training import metrics
+from survey_gampen.training.population import Population, fits
 from survey_gampen.training.simulate import read_settings, read_truth
 
 #: Edges of the magnitude bins.
@@ -53,6 +54,7 @@ def main(
         raise InputError(f"{data} holds parts: evaluate on what simulate makes without --parts")
     device = resolve_device()
     checkpoint = load_checkpoint(model)
+    fits(checkpoint.config, Population(read_settings(data)["population"]))
     engine = Engine(
         checkpoint,
         passes=passes,

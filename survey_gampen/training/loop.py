@@ -8,10 +8,8 @@ half precision: what ``run --model`` takes). The same command goes on where it s
 from __future__ import annotations
 
 import json
-import math
 import platform
 import time
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,13 +25,15 @@ from torch import Tensor
 from survey_gampen.commit import replace
 from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.model.checkpoint import load_checkpoint, save_checkpoint
-from survey_gampen.model.head import gaussian_parts, negative_log_likelihood
+from survey_gampen.model.head import negative_log_likelihood
 from survey_gampen.model.network import Gampen
 from survey_gampen.model.presets import architecture
 from survey_gampen.model.targets import Targets
 from survey_gampen.training.data import Batch, PartsSet
+from survey_gampen.training.population import fits
+from survey_gampen.training.recipe import load_recipe, one_cycle
+from survey_gampen.training.validation import figures
 
-_RECIPES = Path(__file__).parent / "recipes"
 #: Steps between two looks at the loss.
 _LOOK = 20
 
@@ -87,50 +87,6 @@ def _usable(device: str) -> str:
     return device
 
 
-def load_recipe(name_or_path: str, **changes: Any) -> dict[str, Any]:
-    """A recipe with single values changed.
-
-    Raises
-    ------
-    InputError
-        If it is missing, no TOML, or has no such key.
-    """
-    shipped = _RECIPES / f"{name_or_path}.toml"
-    path = shipped if shipped.is_file() else Path(name_or_path)
-    try:
-        recipe = tomllib.loads(path.read_text())
-    except OSError:
-        known = ", ".join(sorted(p.stem for p in _RECIPES.glob("*.toml")))
-        raise InputError(
-            f"no recipe {name_or_path!r}: give a TOML file or one of {known}"
-        ) from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path} is not valid TOML: {error}") from None
-    for key, value in changes.items():
-        if value is None:
-            continue
-        table = recipe if key in recipe else recipe["optimiser"]
-        if key not in table:
-            raise InputError(f"recipe {name_or_path!r} has no key {key!r}")
-        table[key] = value
-    return recipe
-
-
-def one_cycle(progress: float, warm_up: float) -> float:
-    """Learning rate as a share of its peak: half a cosine up, half a cosine down to zero.
-
-    Parameters
-    ----------
-    progress : float
-        Share of all steps done, 0 to 1.
-    warm_up : float
-        Where the peak lies.
-    """
-    if progress < warm_up:
-        return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * progress / warm_up))
-    return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
-
-
 class Training:
     """One training run: everything that changes from step to step.
 
@@ -149,6 +105,7 @@ class Training:
     ) -> None:
         self.recipe, self.data, self.out = recipe, data, out
         self.device = data.parts.device
+        self.before: dict[str, Any] | None = None  # provenance of the weights to start from
         rows = np.arange(len(data))
         held_out = rows[-recipe["validation"] :]
         self.train_rows = rows[: -recipe["validation"]][: recipe["morphologies"] or None]
@@ -163,12 +120,16 @@ class Training:
         rate = recipe["dropout_rate"]
         if init:
             start = load_checkpoint(init)
+            fits(start.config, data.population)
+            self.before = start.meta.get("provenance")
             self.targets = start.targets
             self.network = Gampen(start.config, rate)
             self.network.load_state_dict(start.network.state_dict())
         else:
             self.targets = Targets.fit(*data.truth(self.train_rows, rng).T)
-            self.network = Gampen(architecture(recipe["preset"]), rate)
+            size, scale = data.population["size"], data.population["pixel_scale"]
+            arch = architecture(recipe["preset"], size=size, pixel_scale=scale)
+            self.network = Gampen(arch, rate)
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimiser = self._optimiser()
         self.epoch, self.history = 0, []  # type: int, list[dict[str, Any]]
@@ -197,14 +158,14 @@ class Training:
                 loss = self._train(lambda task=task: progress.advance(task))  # type: ignore[misc]
                 seconds = time.monotonic() - started
                 self.epoch += 1
-                figures = {
+                found = {
                     "epoch": self.epoch,
                     "training_loss": loss,
                     "images_per_second": self.steps * self.recipe["batch"] / seconds,
                     **self.validate(),
                 }
-                self.history.append(figures)
-                told = [f"{k} {v:.4g}" for k, v in figures.items() if k != "epoch"]
+                self.history.append(found)
+                told = [f"{k} {v:.4g}" for k, v in found.items() if k != "epoch"]
                 console.print(f"{name}: {', '.join(told)}", soft_wrap=True, highlight=False)
                 self._save()
 
@@ -241,59 +202,9 @@ class Training:
     def _scaled(self, batch: Batch) -> Tensor:
         return torch.from_numpy(self.targets.to_scaled(*batch.truth.T)).to(self.device)
 
-    @torch.inference_mode()
     def validate(self) -> dict[str, float]:
-        """Figures over passes on the galaxies kept from training.
-
-        Returns
-        -------
-        dict
-            ``nll``: negative log-likelihood of the mixture of all passes; sigma of B/T and of
-            R_e [arcsec], NMAD of the flux, from the median of the draws, and the share of truths
-            in their central 68.27 % intervals, for galaxies brighter than magnitude 21.
-        """
-        with torch.random.fork_rng():
-            torch.manual_seed(0)  # the same masks at each epoch: figures compare
-            return self._validate()
-
-    def _validate(self) -> dict[str, float]:
-        self.network.eval()
-        passes, size = self.recipe["passes"], 64
-        scaled = self._scaled(self.validation)
-        noise = torch.Generator(self.device).manual_seed(0)
-        logs, draws = [], []
-        for start in range(0, len(scaled), size):
-            with torch.autocast(self.device.type, torch.bfloat16):
-                features, theta = self.network.prefix(self.validation.image[start : start + size])
-                outs = [
-                    self.network.tail(features, theta, self.network.random_masks(1, features))
-                    for _ in range(passes)
-                ]
-            out = torch.stack(outs, 1).float()
-            target = scaled[start : start + size, None]
-            log = -negative_log_likelihood(out, target)
-            logs.append(torch.logsumexp(log, 1) - math.log(passes))
-            mean, factor = gaussian_parts(out.repeat_interleave(16, 1))
-            if factor is not None:
-                eps = torch.randn(mean.shape, generator=noise, device=self.device)
-                mean = mean + (factor @ eps.unsqueeze(-1)).squeeze(-1)
-            draws.append(self.targets.to_physical(mean).cpu())
-        physical = torch.cat(draws).numpy()
-        truth = self.validation.truth
-        bright = 31.4 - 2.5 * np.log10(truth[:, 2]) < 21
-        low, middle, high = np.quantile(physical[bright], [0.15865, 0.5, 0.84135], axis=1)
-        truth = truth[bright]
-        covered = ((low <= truth) & (truth <= high)).mean(0)
-        ratio = middle[:, 2] / truth[:, 2] - 1
-        return {
-            "nll": -torch.cat(logs).mean().item(),
-            "sigma_bt": float((middle - truth)[:, 0].std()),
-            "sigma_r_e": float((middle - truth)[:, 1].std()),
-            "nmad_flux": float(1.4826 * np.median(np.abs(ratio - np.median(ratio)))),
-            "covered_bt": float(covered[0]),
-            "covered_r_e": float(covered[1]),
-            "covered_flux": float(covered[2]),
-        }
+        """Figures on the galaxies kept from training: see :func:`validation.figures`."""
+        return figures(self.network, self.targets, self.validation, self.recipe["passes"])
 
     def _optimiser(self) -> torch.optim.Optimizer:
         settings = self.recipe["optimiser"]
@@ -322,9 +233,10 @@ class Training:
         tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
         metadata = {"training": json.dumps(header)}
         staging = self.out / ".staging"
-        replace(self.out / "state.safetensors", lambda p: save_file(tensors, p, metadata), staging)
+        # The model first: a state that says "epoch 7 was the best" must not stand without it.
         if self.history[-1]["nll"] <= min(h["nll"] for h in self.history):
             replace(self.out / "model.safetensors", self._export, staging)
+        replace(self.out / "state.safetensors", lambda p: save_file(tensors, p, metadata), staging)
 
     def _export(self, path: Path) -> None:
         population = self.data.settings["population"]
@@ -333,7 +245,9 @@ class Training:
             "trained_on": {
                 "population": population["name"],
                 "magnitude": population["magnitude"],
-                "sky_sigma_njy": [s * 57.544 for s in population["noise"]["sky_sigma"]],
+                "sky_sigma_njy": [
+                    s * self.data.population.unit for s in population["noise"]["sky_sigma"]
+                ],
                 "psf_fwhm": population["psf"]["fwhm"],
                 "pixel_scale": population["pixel_scale"],
             },
@@ -342,6 +256,8 @@ class Training:
                 "recipe": self.recipe,
                 "n_morphologies": len(self.train_rows),
                 "seed": self.data.settings["seed"],
+                "epochs_done": self.epoch,
+                "started_from": self.before,
                 "torch": torch.__version__,
                 "machine": platform.machine(),
             },

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammainc, gammaincinv
 
 from survey_gampen.errors import InputError
+from survey_gampen.model.presets import Architecture
 
 _SHIPPED = Path(__file__).parent / "populations"
 
@@ -116,6 +117,11 @@ class Population:
                 f"population {self.table.get('name')!r} lacks the key {key!r}"
             ) from None
 
+    @property
+    def unit(self) -> float:
+        """1 ADU in nJy, from the AB zero point."""
+        return float(10 ** (0.4 * (31.4 - self["zero_point"])))
+
     def light(
         self, rng: np.random.Generator, n: int
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -176,6 +182,22 @@ class Population:
             psf_turn=int(turn * 4) if given else 0,
             sky_sigma=float(sky_sigma),
         )
+
+
+def fits(arch: Architecture, population: Population) -> None:
+    """See that a network is made for the images of a population.
+
+    Raises
+    ------
+    InputError
+        If their size or pixel scale differs.
+    """
+    for key in ("size", "pixel_scale"):
+        if getattr(arch, key) != population[key]:
+            raise InputError(
+                f"the model takes images of {key} {getattr(arch, key)}, population "
+                f"{population['name']!r} has {population[key]}: choose another model"
+            )
 
 
 def half_light_radius(

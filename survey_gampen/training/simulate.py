@@ -25,7 +25,6 @@ from zarr.codecs import ZstdCodec
 
 from survey_gampen.commit import publish
 from survey_gampen.errors import InputError
-from survey_gampen.model.presets import HSC_ADU_NJY
 from survey_gampen.training.pool import compute
 from survey_gampen.training.population import Galaxy, Population
 
@@ -93,8 +92,8 @@ def simulate_block(out: str, block: int) -> int:
             key = [settings["seed"], galaxy.index + (1 << 40)]
             rng = np.random.Generator(np.random.Philox(key=key))
             image[:] = add_noise(renderer.image(galaxy), galaxy.sky_sigma, renderer.sky_level, rng)
-        _array(group, "image")[first:last] = images * HSC_ADU_NJY
-    table = truth_table(galaxies)
+        _array(group, "image")[first:last] = images * population.unit
+    table = truth_table(galaxies, population.unit)
     publish(
         _truth_file(Path(out), block),
         lambda path: pq.write_table(table, path),
@@ -104,17 +103,20 @@ def simulate_block(out: str, block: int) -> int:
     return len(galaxies)
 
 
-def truth_table(galaxies: list[Galaxy]) -> pa.Table:
-    """What is true of the galaxies: one row each, fluxes in nJy, radii in arcsec."""
+def truth_table(galaxies: list[Galaxy], unit: float) -> pa.Table:
+    """What is true of the galaxies: one row each, fluxes in nJy, radii in arcsec.
+
+    `unit` is 1 ADU in nJy.
+    """
     rows: list[dict[str, Any]] = []
     for g in galaxies:
         row: dict[str, Any] = {
             "object_id": g.index,
             "bt": g.bt,
             "r_e": g.r_e,
-            "flux": g.flux * HSC_ADU_NJY,
+            "flux": g.flux * unit,
             "mag": g.magnitude,
-            "sky_sigma": g.sky_sigma * HSC_ADU_NJY,
+            "sky_sigma": g.sky_sigma * unit,
             "psf_fwhm": g.moffat_fwhm,
             "psf_beta": g.moffat_beta,
             "psf_index": g.psf_index,

@@ -147,7 +147,8 @@ def make_tile(field: Field, tile_start: int) -> None:
     population = Population(field.population)
     psfs = load_psfs(map(Path, field.psfs), population["pixel_scale"])
     renderer = Renderer(population, psfs)
-    rng = np.random.Generator(np.random.Philox(key=[field.seed, (1 << 41) + field.tile]))
+    # Streams of their own: galaxies count from 0, tiles' skies from 2^41, all else from 2^42.
+    rng = np.random.Generator(np.random.Philox(key=[field.seed, (1 << 42) + field.tile]))
     cell = population["size"]
     # A galaxy may sit a quarter of a cell off the middle of its own: with this margin every
     # cutout lies inside the tile.
@@ -178,16 +179,19 @@ def make_tile(field: Field, tile_start: int) -> None:
         for components in (galaxy.components, *((p,) for p in galaxy.neighbours[::2])):
             renderer.add(canvas, components, psf, stamp=True)
 
-    # The origin of `canvas` is its central pixel; FITS counts from 1.
-    centre = ((width - 1) // 2, (height - 1) // 2)
+    # The pixel of `canvas` with the coordinates (0, 0), as GalSim's setCenter has it.
+    centre = (width // 2, height // 2)
     wcs = _wcs(centre, population["pixel_scale"], field.tile)
     hdus = _hdus(canvas.array, sky.sky_sigma, renderer.sky_level, wcs, rng)
     hdus[0].header["FILTER"] = population["band"]
+    hdus[0].header["FLUXMAG0"] = (10 ** (0.4 * population["zero_point"]), "flux of magnitude 0")
+    if np.isfinite(sky.moffat_fwhm):
+        hdus[0].header["PSF_FWHM"] = (sky.moffat_fwhm, "[arcsec]")
     _publish(field.path, hdus, field.out)
     x = np.array([g.disk.x + centre[0] for g in galaxies])
     y = np.array([g.disk.y + centre[1] for g in galaxies])
     ra, dec = wcs.all_pix2world(x, y, 0)
-    table = truth_table(galaxies)
+    table = truth_table(galaxies, population.unit)
     table = table.add_column(1, "ra", pa.array(ra)).add_column(2, "dec", pa.array(dec))
     publish(
         field.truth,
@@ -219,7 +223,6 @@ def _hdus(
     variance = (sky_sigma**2 * (1 + np.maximum(light, 0) / sky_level)).astype(np.float32)
     mask = np.where(light > 3 * sky_sigma, 1 << MASK_PLANES["DETECTED"], 0).astype(np.int32)
     primary = fits.PrimaryHDU()
-    primary.header["FLUXMAG0"] = (10 ** (0.4 * 27.0), "flux of magnitude 0 [ADU]")
     primary.header["SIMULATE"] = (True, "simulated by survey-gampen")
     header = wcs.to_header()
     # Steps of a quarter of the sky noise, dithered: below what a measurement can notice (Pence,
