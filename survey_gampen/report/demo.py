@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ def main(out: Path) -> int:
 
     catalog = data_file("catalogs", "demo.parquet")
     run_out = out / "demo.gampen"
+    # A demonstration starts from nothing: an older one may have had another model or sky.
+    shutil.rmtree(run_out, ignore_errors=True)
     settings = resolve({"catalog": catalog, "out": str(run_out), "keep_samples": True})
     code = run(settings)
     if code:
