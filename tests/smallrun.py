@@ -78,7 +78,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
 
 
-def call(words: list[str], timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def call(words: list[str], timeout: float = 400) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
         words, capture_output=True, text=True, timeout=timeout, env=environment(), check=False

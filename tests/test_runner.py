@@ -215,7 +215,7 @@ def test_two_clients_and_another_partition_size(sky: Sky, calm: Path, tmp_path: 
         subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    said = [client.communicate(timeout=120)[1] for client in both]
+    said = [client.communicate(timeout=400)[1] for client in both]
     codes = [client.returncode for client in both]
     assert sorted(codes) == [0, 2], said
     refusal = said[codes.index(2)]
@@ -229,27 +229,24 @@ def test_killed_at_any_moment_nothing_is_lost(sky: Sky, calm: Path, tmp_path: Pa
     """Client, worker and both are killed; the same command goes on; the bits are the same."""
     out = tmp_path / "run"
     words = sky.command(out, "--keep-samples")
-    for victims, published in (("client", 0), ("worker", 1), ("both", 3), ("client", 5)):
+    for victims in ("client", "worker", "both", "client"):
         client = subprocess.Popen(words, env=environment(), stderr=subprocess.DEVNULL)
         try:
-            wait_for(
-                lambda n=published: len(leaves(out)) >= n and (out / "run.toml").exists(), client
-            )
+            before = len(leaves(out))
+            wait_for(lambda n=before: len(leaves(out)) > n, client)
             family = psutil.Process(client.pid).children(recursive=True)
             workers = [p for p in family if "spawn_main" in " ".join(p.cmdline())]
             assert workers or client.poll() is not None
-            for process in workers if victims != "client" else []:
-                os.kill(process.pid, signal.SIGKILL)
-            if victims != "worker":
-                client.kill()
-                client.wait()
-                # Workers do not outlive their client for long.
-                _, alive = psutil.wait_procs(family, timeout=20)
-                assert not alive
-            else:
-                wait_for(lambda n=published: len(leaves(out)) > n, client)
-                client.kill()
-                client.wait()
+            if victims != "client":
+                for process in workers:
+                    process.kill()
+            if victims == "worker":  # the client lives, and goes on with a new one
+                before = len(leaves(out))
+                wait_for(lambda n=before: len(leaves(out)) > n, client)
+            client.kill()
+            client.wait()
+            # Workers do not outlive their client for long.
+            assert not psutil.wait_procs(family, timeout=60)[1]
         finally:
             client.kill()
     assert call(words).returncode == 0
@@ -257,7 +254,7 @@ def test_killed_at_any_moment_nothing_is_lost(sky: Sky, calm: Path, tmp_path: Pa
     assert rows(out).equals(rows(calm))
 
 
-def wait_for(condition, client: subprocess.Popen, seconds: float = 60) -> None:
+def wait_for(condition, client: subprocess.Popen, seconds: float = 400) -> None:
     """Until a condition holds or the client has ended."""
     end = time.monotonic() + seconds
     while not condition():
@@ -275,7 +272,7 @@ def test_a_signal_ends_the_run_in_order(sky: Sky, tmp_path: Path) -> None:
     wait_for(lambda: len(leaves(out)) >= 1, client)
     assert status(out)["state"] in ("running", "complete")
     client.send_signal(signal.SIGTERM)
-    said = client.communicate(timeout=60)[1]
+    said = client.communicate(timeout=400)[1]
     if client.returncode != 0:  # it may have been done
         assert client.returncode == 75, said
         assert "the same command goes on" in said
@@ -393,7 +390,7 @@ def test_a_full_disk_stops_and_the_same_command_goes_on(
     client = subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(leaves(out)) >= 1, client)
     fill(ballast)
-    said = client.communicate(timeout=90)[1]
+    said = client.communicate(timeout=400)[1]
     assert client.returncode == 75, said
     assert "No space left on device" in said
     assert not (out / "quarantine").exists() or not list((out / "quarantine").iterdir())
