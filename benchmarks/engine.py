@@ -10,12 +10,13 @@ and the rate of the machine's dense matrix products in the same minutes, which n
 multiplies the same numbers can beat. All are timed over fewer passes than 1000: fixed part and
 passes apart, then put together. Weights are random; speed does not depend on them.
 
-    python benchmarks/engine.py [--quick] [--threads 2] [--json FILE]
+    python benchmarks/engine.py [--quick] [--device cuda] [--threads 2] [--json FILE]
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import platform
 import time
@@ -44,20 +45,31 @@ def seconds(run: Callable[[], object], repeats: int) -> float:
     run()
     times = []
     for _ in range(repeats):
+        wait_for_gpu()
         begun = time.perf_counter()
         run()
+        wait_for_gpu()
         times.append(time.perf_counter() - begun)
     return min(times)
 
 
-def matrix_rate(dtype: torch.dtype, repeats: int) -> float:
+def wait_for_gpu() -> None:
+    """A GPU works on after a call has returned."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def matrix_rate(dtype: torch.dtype, repeats: int, device: str) -> float:
     """Dense matrix products [FLOP/s]: the best that torch gives on shapes like the network's.
 
     Asked for as matrix product and as 1 x 1 convolution, which are different libraries.
     """
     best = 0.0
-    for m, k, n in ((2048, 2048, 2048), (6272, 3456, 256), (6272, 1728, 384)):
-        x, weight = torch.randn(m, k).to(dtype), torch.randn(n, k).to(dtype)
+    shapes = [(2048, 2048, 2048), (6272, 3456, 256), (6272, 1728, 384)]
+    if device == "cuda":  # fills it
+        shapes.append((8192, 8192, 8192))
+    for m, k, n in shapes:
+        x, weight = (torch.randn(rows, k, device=device).to(dtype) for rows in (m, n))
         pixels = x.view(32, m // 32, 1, k).permute(0, 3, 1, 2)
         products: list[Callable[[], Tensor]] = [
             lambda x=x, w=weight: F.linear(x, w),  # type: ignore[misc]
@@ -94,7 +106,8 @@ def flop_a_pass(network: Gampen) -> float:
 
 def plain_loop(network: Gampen, batch: int, passes: int, repeats: int) -> dict[str, float]:
     """Seconds a galaxy of the two loops in float32, for 1000 passes."""
-    images = torch.randn(batch, network.arch.size, network.arch.size)
+    device = next(network.parameters()).device
+    images = torch.randn(batch, network.arch.size, network.arch.size, device=device)
     features, theta = network.prefix(images)
 
     def whole() -> None:
@@ -112,20 +125,22 @@ def plain_loop(network: Gampen, batch: int, passes: int, repeats: int) -> dict[s
     }
 
 
-def measure(preset: str, threads: int, quick: bool) -> dict[str, Any]:
+def measure(preset: str, device: str, threads: int, quick: bool) -> dict[str, Any]:
     """All methods on one preset."""
     torch.manual_seed(0)
     network = Gampen(architecture(preset), RATE).eval().requires_grad_(False)
     checkpoint = Checkpoint(network, Targets((0.0, 0.0, 8.0), (1.0, 1.0, 1.0)))
     repeats, passes = (1, 2) if quick else (3, 5)
+    on_device = copy.deepcopy(network).to(device)
     with torch.inference_mode():
-        result: dict[str, Any] = dict(plain_loop(network, 16, passes, repeats))
+        plain_batch = 16 if device == "cpu" else 256
+        result: dict[str, Any] = dict(plain_loop(on_device, plain_batch, passes, repeats))
     result["flop_a_pass"] = flop_a_pass(network)
-    for precision in ("fp32", "bf16") if has_bf16("cpu") else ("fp32",):
-        settings = EngineSettings("cpu", precision, 32, threads)
+    for precision in ("fp32", "bf16") if has_bf16(device) else ("fp32",):
+        settings = EngineSettings(device, precision, 32, threads)
         if not quick:
             settings = resolve_engine(
-                checkpoint, device="cpu", precision=precision, threads=threads
+                checkpoint, device=device, precision=precision, threads=threads
             )
         speed = min(
             (measure_speed(checkpoint, settings) for _ in range(repeats)),
@@ -137,9 +152,17 @@ def measure(preset: str, threads: int, quick: bool) -> dict[str, Any]:
     return result
 
 
+def machine(device: str) -> str:
+    """What computes, in words."""
+    if device == "cuda":
+        return str(torch.cuda.get_device_name())
+    return platform.processor() or platform.machine()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a minute, and rougher figures")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--presets", nargs="+", default=["gampen-2021", "survey"])
     parser.add_argument("--json", help="write the figures to this file")
@@ -147,14 +170,16 @@ def main() -> None:
     torch.set_num_threads(args.threads)
 
     repeats = 3 if args.quick else 8
-    rates = {"fp32": matrix_rate(torch.float32, repeats)}
-    if has_bf16("cpu"):
-        rates["bf16"] = matrix_rate(torch.bfloat16, repeats)
-    results = {preset: measure(preset, args.threads, args.quick) for preset in args.presets}
+    rates = {"fp32": matrix_rate(torch.float32, repeats, args.device)}
+    if has_bf16(args.device):
+        rates["bf16"] = matrix_rate(torch.bfloat16, repeats, args.device)
+    results = {
+        preset: measure(preset, args.device, args.threads, args.quick) for preset in args.presets
+    }
 
     console = Console()
     console.print(
-        f"{platform.processor() or platform.machine()}, {args.threads} threads, torch "
+        f"{machine(args.device)}, {args.threads} threads, torch "
         f"{torch.__version__}; dense products: "
         + ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items())
     )
@@ -178,7 +203,12 @@ def main() -> None:
             )
     console.print(table)
     if args.json:
-        record = {"threads": args.threads, "torch": torch.__version__, "rates": rates} | results
+        record = {
+            "machine": machine(args.device),
+            "threads": args.threads,
+            "torch": torch.__version__,
+            "rates": rates,
+        } | results
         with open(args.json, "w") as file:
             json.dump(record, file, indent=1)
 

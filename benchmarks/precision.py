@@ -6,6 +6,7 @@ of the intervals change? To be kept: median shift under 5 %, 95th percentile und
 within one point.
 
     python benchmarks/precision.py [--model survey] [--data FOLDER] [--n 256] [--passes 200]
+                                   [--device cuda]
 
 FOLDER is what ``survey-gampen simulate`` makes; without it `n` galaxies are simulated on the spot.
 """
@@ -48,6 +49,7 @@ def posteriors(
     changed: Callable[[NDArray[np.float32], slice], NDArray[np.float32]] = lambda image, rows: (
         image
     ),
+    device: str = "cpu",
 ) -> Columns:
     """Summaries of the first `n` galaxies of a simulation, whose images may be `changed`."""
     engine = Engine(
@@ -56,6 +58,7 @@ def posteriors(
         seed=0,
         precision=precision,
         batch=BATCH,
+        device=device,
         threads=threads,
     )
     images: Any = zarr.open_group(str(data), mode="r")["image"]
@@ -130,6 +133,7 @@ def main() -> None:
     parser.add_argument("--population", default="hsc-wide")
     parser.add_argument("--n", type=int, default=256)
     parser.add_argument("--passes", type=int, default=200)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
@@ -140,7 +144,10 @@ def main() -> None:
         table = simulate.read_truth(data)[: args.n]
         truth = {p: table[p].to_numpy().astype(float) for p in PARAMETERS}
         exact, rounded = (
-            posteriors(args.model, data, len(table), args.passes, precision, args.threads)
+            posteriors(
+                *(args.model, data, len(table), args.passes, precision, args.threads),
+                device=args.device,
+            )
             for precision in ("fp32", "bf16")
         )
     result = compare(exact, rounded, truth)

@@ -26,6 +26,7 @@ import torch
 
 from survey_gampen.training import evaluate, loop
 from survey_gampen.training.data import PartsSet
+from survey_gampen.training.recipe import load_recipe
 
 #: Seeds of the two sets; the test set is never trained on.
 TRAIN, TEST = 1001, 2002
@@ -134,7 +135,7 @@ def planned(
     note = state / "recipe.json"
     if note.exists():
         return dict(json.loads(note.read_text()))
-    recipe = loop.load_recipe(
+    recipe = load_recipe(
         "survey",
         batch=args.batch,
         validation=args.validation,

@@ -87,7 +87,8 @@ def main(
 
     residual_figure(columns, truth, magnitude, out / "residuals.png")
     coverage_figure(ranks, magnitude, out / "coverage.png")
-    Console().print(_table(result))
+    # A file has no width: as wide as the table needs.
+    Console(width=None if Console().is_terminal else 150).print(_table(result))
     print(f"figures and pictures in {out}")
     return 0
 
