@@ -310,8 +310,10 @@ def test_a_broken_tile_quarantines_its_partitions_and_resume_heals(tmp_path: Pat
     assert all(broken.name in note["cause"] for note in report["quarantined"])
     assert call(words).returncode == 3  # `run` leaves them alone
 
-    broken.write_bytes(whole)
-    os.utime(broken, ns=(times.st_atime_ns, times.st_mtime_ns))
+    broken.write_bytes(whole)  # at another time: the images are others now
+    refused = call(words)
+    assert refused.returncode == 2
+    assert f"survey-gampen resume {out}" in refused.stderr
     healed = verb("resume", out)
     assert healed.returncode == 0, healed.stderr
     assert rows(out).num_rows == table.num_rows

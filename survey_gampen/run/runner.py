@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -94,8 +95,9 @@ def resume(out: str | Path, cluster_name: str | None = None, redo: str | None = 
     cluster_name : str, optional
         Another cluster profile than the run's own.
     redo : str, optional
-        Name of a status flag: partitions with rows that carry it, and that were made before the
-        images changed, are done again.
+        Name of a status flag: published partitions with rows that carry it, and that were made
+        before the images changed, are done again. What is not published yet is made with the
+        images that are there now in any case.
 
     Returns
     -------
@@ -109,21 +111,21 @@ def resume(out: str | Path, cluster_name: str | None = None, redo: str | None = 
     with _signals(), commit.outside_faults(run_dir.root), Claim(run_dir) as claim:
         staging = run_dir.staging(claim.token)
         spec = setup.begin(run_dir, read_spec(run_dir), staging)
+        given_up = quarantine.names(run_dir)
         now = setup.after_images_changed(run_dir, spec)
-        again: set[int] = set()
-        if flag is None and now != spec:
-            raise InputError(
-                f"the images of {run_dir.root} have changed since it was planned: to do partitions"
-                f" again that they may reach, add --redo NO_IMAGE (or EDGE, NO_DATA ...)"
-            )
+        if now != spec:
+            if flag is None and not todo.count(run_dir, spec, given_up).rows_left:
+                raise InputError(
+                    f"the images of {run_dir.root} have changed since it was done: to do partitions"
+                    " again that they may reach, add --redo NO_IMAGE (or EDGE, NO_DATA ...)"
+                )
+            write_spec(run_dir, now, staging)
+        to_redo = partial(todo.published_to_redo, run_dir, now, given_up, flag)
+        compaction.expand(run_dir.root, to_redo())
+        again = {p.index for p in to_redo()}
         if flag is not None:
-            spec = now
-            write_spec(run_dir, spec, staging)
-            first = list(todo.flagged(run_dir, spec, flag))
-            compaction.expand(run_dir.root, first)
-            again = {p.index for p in todo.flagged(run_dir, spec, flag)}
             _OUT.print(f"{len(again)} partitions with {flag.name} are done again")
-        return _finish(run_dir, spec, claim, profile, None, again=again, retry=True)
+        return _finish(run_dir, now, claim, profile, None, again=again, retry=True)
 
 
 def compact(out: str | Path) -> int:

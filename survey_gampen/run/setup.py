@@ -156,6 +156,11 @@ def existing(run: RunDir, inputs: Inputs, staging: Path) -> RunSpec | None:
         if spec.draft:  # only looked at until now
             clear_plan(run)
             return None
+        if [name.partition(":")[0] for name in found] == ["images"]:
+            raise InputError(
+                f"the images of {run.root} have changed since it was planned: to go on with those"
+                f" that are there now, `survey-gampen resume {run.root}`"
+            )
         said = "; ".join(found) or "the method of this version of survey-gampen"
         raise InputError(
             f"{run.root} was begun with something else ({said}): go on with the same input and"

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from survey_gampen.catalog.hats_out import leaf_path, published, span
+from survey_gampen.catalog.hats_out import Pixel, leaf_path, published, span
 from survey_gampen.errors import InputError
 from survey_gampen.images.status import Status
 from survey_gampen.run.groups import is_cut
@@ -36,7 +36,7 @@ class Work:
     cut, cut_rows : int
         Cutouts there, not published.
     quarantined, quarantined_rows : int
-        Given up and not published.
+        Given up; what was published of them before is of earlier images.
     """
 
     partitions: int = 0
@@ -73,14 +73,16 @@ def count(
     for partition in read_plan(run.plan):
         work.partitions += 1
         work.rows += partition.rows
-        if done.covers(partition) and partition.index not in again:
+        leaf = done.leaf_of(partition)
+        failed = partition.name in given_up and not (leaf and _of_today(run, spec, leaf))
+        if leaf and not failed and partition.index not in again:
             work.published += 1
             work.published_rows += partition.rows
             continue
         if is_cut(run, spec, partition):
             work.cut += 1
             work.cut_rows += partition.rows
-        if partition.name in given_up:
+        if failed:
             work.quarantined += 1
             work.quarantined_rows += partition.rows
     return work
@@ -146,22 +148,37 @@ def flag_of(name: str) -> Status:
     return Status[name.upper()]
 
 
-def flagged(run: RunDir, spec: RunSpec, flag: Status) -> Iterator[Partition]:
-    """Yield the published partitions with rows of a flag, made with other images than today's.
+def published_to_redo(
+    run: RunDir, spec: RunSpec, given_up: Collection[str], flag: Status | None
+) -> Iterator[Partition]:
+    """Yield the published partitions, made with other images than today's, to be done again.
 
     What was made with today's images would come out the same, so it is left alone: that is also
     how a redo that was killed goes on.
+
+    Parameters
+    ----------
+    run, spec
+        The run.
+    given_up : collection of str
+        Names of partitions that were given up when they were to be done again.
+    flag : Status or None
+        Partitions that have rows with this flag are done again as well.
     """
     done = published(run.posteriors)
     for partition in read_plan(run.plan):
-        leaf = done.leaf_of(partition)
-        if leaf is None:
+        leaf, failed = done.leaf_of(partition), partition.name in given_up
+        if leaf is None or not (failed or flag) or _of_today(run, spec, leaf):
             continue
         path = leaf_path(run.posteriors, *leaf)
-        if read_footer(path).get("fingerprint") != spec.fingerprint and _has(
-            path, span(partition), flag
-        ):
+        if failed or (flag and _has(path, span(partition), flag)):
             yield partition
+
+
+def _of_today(run: RunDir, spec: RunSpec, leaf: Pixel) -> bool:
+    """Tell whether a published file was made with today's images."""
+    path = leaf_path(run.posteriors, *leaf)
+    return read_footer(path).get("fingerprint") == spec.fingerprint
 
 
 def _has(path: Path, pixels: tuple[int, int], flag: Status) -> bool:

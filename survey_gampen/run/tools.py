@@ -62,8 +62,8 @@ def _open_source(run: RunDir, spec: RunSpec) -> ImageSource:
     )
     if source.inventory() != spec.parts["images"]:
         raise OutsideFault(
-            f"{settings.images} has changed since the run was planned: stop, and see"
-            " `survey-gampen resume --redo`"
+            f"{settings.images} has changed since the run was planned: go on with"
+            f" `survey-gampen resume {run.root}`"
         )
     return source
 
