@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from survey_gampen.cluster import MOST_THREADS, cores, load_profile
-from survey_gampen.errors import InputError
+from survey_gampen.cluster import (
+    MOST_THREADS,
+    DaskCrew,
+    cores,
+    dashboard_lines,
+    load_profile,
+    start,
+)
+from survey_gampen.errors import InputError, UnreadableFile
 from survey_gampen.paths import data_dir
+from survey_gampen.run.triage import WorkerLost
 
 
 def test_the_cores_are_used_once() -> None:
@@ -64,3 +77,43 @@ def test_every_key_has_a_comment(path: Path) -> None:
         if re.match(r"\w+:", line):
             assert lines[number - 1].startswith("#"), f"{path.name}: {line} has no comment"
     load_profile(path)
+
+
+def tell_pid(*_: object, tick: object) -> int:
+    tick(3)
+    return os.getpid()
+
+
+def die(*_: object, tick: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(*_: object, tick: object) -> None:
+    raise UnreadableFile("a.fits is broken")
+
+
+@pytest.mark.slow
+def test_what_happens_to_tasks_is_told(tmp_path: Path) -> None:
+    """Results, errors and deaths reach the conductor; a dead worker is followed by a new one."""
+    (tmp_path / "own.yaml").write_text("workers: 1\nthreads: 1\ndashboard_port: 0\n")
+
+    def outcome(crew: DaskCrew, key: str, function: Callable) -> object:
+        while not crew.workers():
+            time.sleep(0.05)
+        crew.submit(key, "infer", crew.workers()[0], function)
+        while not (told := crew.finished(0.5)):
+            pass
+        assert told[0][0] == key
+        return told[0][1]
+
+    with start(load_profile(tmp_path / "own.yaml")) as client:
+        crew = DaskCrew(client)
+        first = outcome(crew, "a", tell_pid)
+        error = outcome(crew, "b", fail)
+        assert isinstance(error, UnreadableFile)
+        assert str(error) == "a.fits is broken"
+        assert any("in fail" in line for line in traceback.format_exception(error))
+        assert isinstance(outcome(crew, "c", die), WorkerLost)
+        second = outcome(crew, "d", tell_pid)
+        assert first != second
+        assert all(line.find("127.0.0.1") > 0 for line in dashboard_lines(client))
