@@ -115,7 +115,7 @@ def simulated(
     command += ["--n", str(n), "--seed", str(seed), "--out", str(out)]
     command += ["--psf", *args.psf] if args.psf else []
     command += ["--workers", str(args.workers)] if args.workers else []
-    # A session of its own: its workers are stopped with it.
+    # A process group of its own: its workers are stopped with it.
     process = subprocess.Popen(command, start_new_session=True)
     try:
         code = process.wait(max(1.0, seconds))
