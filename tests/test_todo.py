@@ -30,9 +30,7 @@ def publish(run: RunDir, partition: Partition, fingerprint: str, status: int = 0
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = {"_healpix_29": [span(partition)[0]] * 10, "status": pa.array([status] * 10, pa.int32())}
     table = pa.table(rows)
-    pq.write_table(
-        table.replace_schema_metadata({"survey_gampen.fingerprint": fingerprint}), path
-    )
+    pq.write_table(table.replace_schema_metadata({"survey_gampen.fingerprint": fingerprint}), path)
 
 
 @pytest.fixture

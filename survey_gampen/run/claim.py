@@ -169,8 +169,15 @@ class Claim:
 
     def check(self) -> None:
         """Raise `ClaimLostError` where another client holds the folder now."""
-        if self.lost.is_set():
+        if not self.is_held():
             raise ClaimLostError(f"{self._run.root} was taken over by another client")
+
+    def is_held(self) -> bool:
+        """Tell whether this client still holds the folder; looks there, not only at the beat."""
+        with contextlib.suppress(OSError):  # a file system gone: the beat decides
+            if _last(self._run.claims) > self._number:
+                self.lost.set()
+        return not self.lost.is_set()
 
     def _gone(self, path: Path, holder: Holder | None) -> bool:
         if holder is not None and holder.released:

@@ -24,7 +24,7 @@ from survey_gampen.catalog import compact as compaction
 from survey_gampen.catalog import hats_out
 from survey_gampen.catalog.sorted import sorted_schema
 from survey_gampen.config import Settings
-from survey_gampen.errors import GampenError, InputError, Interrupted
+from survey_gampen.errors import GampenError, InputError, Interrupted, OutsideFault
 from survey_gampen.run import quarantine, setup, space, todo
 from survey_gampen.run.claim import Claim
 from survey_gampen.run.conductor import Conductor, Job
@@ -63,7 +63,7 @@ def run(settings: Settings) -> int:
         setup.folder(Path(settings.out)) as run_dir,
         commit.outside_faults(run_dir.root),
         Claim(run_dir) as claim,
-        setup.all_or_nothing(run_dir),
+        setup.all_or_nothing(run_dir, claim),
         contextlib.ExitStack() as stack,
     ):
         staging = run_dir.staging(claim.token)
@@ -74,9 +74,11 @@ def run(settings: Settings) -> int:
         spec = setup.existing(run_dir, inputs, staging)
         client = None
         if spec is None:
+            claim.check()
             rows = setup.sort_rows(run_dir, inputs, staging)
             client = stack.enter_context(cluster.start(profile))
             measured = _measure(client, inputs, rows, profile)
+            claim.check()
             spec = setup.plan(run_dir, inputs, rows, measured, profile.workers, staging)
         inputs.source.close()
         _print_plan(spec, profile.workers)
@@ -182,8 +184,15 @@ def _finish(
                 partitions = todo.left(run_dir, skipped, again)
                 jobs = (Job(p, again=p.index in again) for p in partitions)
                 conductor.go(jobs, work.published_rows, before)
-    finally:
-        _index(run_dir, spec, claim)
+    except BaseException:
+        # What stopped the run is what the user must hear of, not what follows from it.
+        if not claim.lost.is_set():  # else the next client does it
+            try:
+                _index(run_dir, spec, claim)
+            except GampenError as error:
+                _OUT.print(str(error))
+        raise
+    _index(run_dir, spec, claim)
     return _tell_end(run_dir, spec)
 
 
@@ -194,9 +203,14 @@ def _drop_suspicious_cutouts(run_dir: RunDir, claim: Claim) -> None:
 
 
 def _index(run_dir: RunDir, spec: RunSpec, claim: Claim) -> None:
-    """Make the index files of the catalogue again from what is published."""
-    if claim.lost.is_set():
-        return  # the next client does it
+    """Make the index files of the catalogue again from what is published.
+
+    Raises
+    ------
+    OutsideFault
+        Where they can't be written, or a published file can't be read.
+    """
+    claim.check()
     try:
         hats_out.write_index(
             run_dir.posteriors,
@@ -204,8 +218,11 @@ def _index(run_dir: RunDir, spec: RunSpec, claim: Claim) -> None:
             staging=run_dir.staging(claim.token),
             schema=leaf_schema(sorted_schema(spec.catalog_path(run_dir)), {}),
         )
-    except (GampenError, OSError, pa.ArrowException) as error:
-        _OUT.print(f"the index files could not be made again: {' '.join(str(error).split())}")
+    except (OSError, pa.ArrowException) as error:
+        raise OutsideFault(
+            f"the index files of {run_dir.posteriors} could not be made again"
+            f" ({' '.join(str(error).split())}): put that right and run the same command again"
+        ) from error
 
 
 def _measure(client: Client, inputs: setup.Inputs, rows: int, profile: cluster.Profile) -> Measured:

@@ -21,6 +21,7 @@ from survey_gampen.errors import InputError
 from survey_gampen.images.base import ImageSource
 from survey_gampen.images.open import open_images
 from survey_gampen.model.checkpoint import Checkpoint, load_checkpoint
+from survey_gampen.run.claim import Claim
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.measure import Measured
 from survey_gampen.run.plan import differences, fingerprint, make_plan, write_plan
@@ -113,14 +114,23 @@ def folder(root: Path) -> Iterator[RunDir]:
 
 
 @contextlib.contextmanager
-def all_or_nothing(run: RunDir) -> Iterator[None]:
-    """Undo a planning that did not come to its end."""
+def all_or_nothing(run: RunDir, claim: Claim) -> Iterator[None]:
+    """Undo a planning that did not come to its end, unless another client plans here now.
+
+    Raises
+    ------
+    ClaimLostError
+        In the place of whatever went wrong because another client took the folder over.
+    """
     if not run.run_toml.exists():
         clear_plan(run)
     try:
         yield
+    except Exception:
+        claim.check()
+        raise
     finally:
-        if not run.run_toml.exists():
+        if claim.is_held() and not run.run_toml.exists():
             clear_plan(run)
             for path in (run.cache, run.staging_root, run.claims):
                 shutil.rmtree(path, ignore_errors=True)
