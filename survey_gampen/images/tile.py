@@ -97,8 +97,9 @@ def reading(path: Path, root: Path | None = None) -> Iterator[None]:
 class Tile:
     """An open image.
 
-    Uncompressed files are memory-mapped. Of compressed ones (.fz) only the needed blocks are
-    decompressed for the first boxes, then the whole plane, once, as for a .gz file.
+    Uncompressed files are memory-mapped, unless their pixels are scaled integers. Of compressed
+    ones (.fz) only the needed blocks are decompressed for the first boxes, then the whole plane,
+    once, as for a .gz file.
 
     Parameters
     ----------
@@ -137,7 +138,11 @@ class Tile:
         self._open: list[fits.HDUList] = []
         try:
             with reading(path, root):
+                number = group.variance if group.variance is not None else group.invvar
+                used = [group.image, *([number] if variance and number is not None else [])]
                 science = self._open_file()
+                if any(_is_scaled(science[each].header) for each in used):
+                    science = self._open_file(memmap=False)  # astropy scales no mapped pixels
                 self._image = _plane(science[group.image], group.shape)
                 self._mask: Callable[[slice, slice], NDArray[Any]] | None = None
                 if group.mask is not None:
@@ -145,7 +150,6 @@ class Tile:
                     raw = self._open_file(do_not_scale_image_data=True)[group.mask]
                     self._mask = _plane(raw, group.shape, zero=int(raw.header.get("BZERO", 0)))
                     self._planes = _plane_table(raw.header, survey)
-                number = group.variance if group.variance is not None else group.invvar
                 self._invert = group.variance is None
                 self._variance = None
                 if variance and number is not None:
@@ -154,8 +158,8 @@ class Tile:
             self.close()
             raise
 
-    def _open_file(self, **options: bool) -> fits.HDUList:
-        hdus = fits.open(self.path, mode="readonly", memmap=True, **options)
+    def _open_file(self, memmap: bool = True, **options: bool) -> fits.HDUList:
+        hdus = fits.open(self.path, mode="readonly", memmap=memmap, **options)
         self._open.append(hdus)
         return hdus
 
@@ -192,6 +196,11 @@ class Tile:
         for hdus in self._open:
             hdus.close()
         self._open.clear()
+
+
+def _is_scaled(header: fits.Header) -> bool:
+    """Tell whether pixels are stored as other numbers than they mean."""
+    return header.get("BSCALE", 1) != 1 or header.get("BZERO", 0) != 0 or "BLANK" in header
 
 
 def _plane(
