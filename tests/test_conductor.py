@@ -137,6 +137,27 @@ def test_out_of_memory_means_half_the_batch(conduct: Any) -> None:
     assert batches == [None, 4, 2]
 
 
+def test_out_of_memory_while_cutting_has_nothing_to_do_with_the_batch(
+    conduct: Any, tmp_path: Path
+) -> None:
+    batches = []
+
+    def behave(slot: str, partition: Partition, batch: Any) -> dict:
+        if partition.index in (2, 3) and slot == "cut":
+            tries[partition.index] += 1
+            if partition.index == 3 or tries[2] == 1:
+                raise MemoryError
+        if slot == "infer":
+            batches.append(batch)
+        return {}
+
+    tries = {2: 0, 3: 0}
+    assert conduct(Crew(behave)) == 1
+    assert quarantine.names(RunDir(tmp_path)) == {PLAN[3].name}
+    assert tries == {2: 2, 3: 3}
+    assert batches == [None] * 11
+
+
 def test_a_full_disk_stops_the_run_and_quarantines_nothing(conduct: Any, tmp_path: Path) -> None:
     def behave(slot: str, partition: Partition, batch: Any) -> dict:
         if partition.index >= 4:

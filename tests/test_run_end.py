@@ -59,17 +59,25 @@ def test_what_stopped_the_run_is_told_before_a_bad_index(
 
 
 def test_a_planner_that_was_followed_leaves_the_follower_s_plan_alone(run: RunDir) -> None:
-    with pytest.raises(ClaimLostError), Claim(run) as claim, setup.all_or_nothing(run, claim):
-        follower = json.dumps(asdict(replace(myself(), host="node7")))
-        (run.claims / "000002.json").write_text(follower)
-        run.plan.write_text("the follower's")
-        raise FileExistsError("the corner of the staging area is closed")
+    def plan() -> None:
+        with Claim(run) as claim, setup.all_or_nothing(run, claim):
+            follower = json.dumps(asdict(replace(myself(), host="node7")))
+            (run.claims / "000002.json").write_text(follower)
+            run.plan.write_text("the follower's")
+            raise FileExistsError("the corner of the staging area is closed")
+
+    with pytest.raises(ClaimLostError):
+        plan()
     assert run.plan.read_text() == "the follower's"
     assert run.claims.is_dir()
 
 
 def test_a_planning_that_failed_leaves_nothing(run: RunDir) -> None:
-    with pytest.raises(InputError), Claim(run) as claim, setup.all_or_nothing(run, claim):
-        run.plan.write_text("half a plan")
-        raise InputError("duplicates")
+    def plan() -> None:
+        with Claim(run) as claim, setup.all_or_nothing(run, claim):
+            run.plan.write_text("half a plan")
+            raise InputError("duplicates")
+
+    with pytest.raises(InputError):
+        plan()
     assert not list(run.root.iterdir())

@@ -191,7 +191,8 @@ class Conductor:
             for guilty in self._triage.published(index):
                 self._quarantine(self._held.pop(guilty))
             return
-        batch = job.batch or int(self._spec.engine["batch"])
+        # Only the network's memory depends on the batch.
+        batch = job.batch or int(self._spec.engine["batch"]) if job.stage == INFER else 1
         action = self._triage.failed(index, job.stage, outcome, batch)
         failure = self._triage.failures[index]
         self._meter.say(f"{job.stage} {job.partition.name}: {failure.cause} ({action.value})")
