@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from survey_gampen.errors import InputError, OutsideFault
-from survey_gampen.run import runner, setup
+from survey_gampen.run import runner
 from survey_gampen.run.claim import Claim, ClaimLostError, myself
+from survey_gampen.run.folder import all_or_nothing
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.todo import Work
 
@@ -60,7 +61,7 @@ def test_what_stopped_the_run_is_told_before_a_bad_index(
 
 def test_a_planner_that_was_followed_leaves_the_follower_s_plan_alone(run: RunDir) -> None:
     def plan() -> None:
-        with Claim(run) as claim, setup.all_or_nothing(run, claim):
+        with Claim(run) as claim, all_or_nothing(run, claim):
             follower = json.dumps(asdict(replace(myself(), host="node7")))
             (run.claims / "000002.json").write_text(follower)
             run.plan.write_text("the follower's")
@@ -74,7 +75,7 @@ def test_a_planner_that_was_followed_leaves_the_follower_s_plan_alone(run: RunDi
 
 def test_a_planning_that_failed_leaves_nothing(run: RunDir) -> None:
     def plan() -> None:
-        with Claim(run) as claim, setup.all_or_nothing(run, claim):
+        with Claim(run) as claim, all_or_nothing(run, claim):
             run.plan.write_text("half a plan")
             raise InputError("duplicates")
 

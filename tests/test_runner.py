@@ -137,7 +137,7 @@ def test_nothing_is_left_lying_about(calm: Path) -> None:
         (["--passes", "5"], "settings.passes: 4 -> 5"),
         (["--seed", "1"], "settings.seed: 0 -> 1"),
         (["--partition-rows", "5"], "partition_rows: 4 -> 5"),
-        (["--limit", "9"], "catalogue: changed"),
+        (["--limit", "9"], "limit: nothing -> 9"),
     ],
 )
 def test_going_on_with_something_else_is_refused(

@@ -18,6 +18,7 @@ from survey_gampen.errors import OutsideFault
 from survey_gampen.images.status import Status
 from survey_gampen.images.store import open_cutouts
 from survey_gampen.run import inference, setup, task, tools
+from survey_gampen.run.folder import folder
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.leaf import read_footer
 from survey_gampen.run.measure import Measured
@@ -31,19 +32,19 @@ ENGINE = {"device": "cpu", "precision": "fp32", "batch": 8, "threads": 1}
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """A planned run that nobody has begun."""
-    folder = tmp_path_factory.mktemp("task")
-    images, catalog = write_sky(folder, 20)
+    home = tmp_path_factory.mktemp("task")
+    images, catalog = write_sky(home, 20)
     settings = Settings(
         catalog=str(catalog),
         images=str(images),
-        out=str(folder / "run"),
+        out=str(home / "run"),
         band="g",
-        model=str(write_model(folder / "model.safetensors")),
+        model=str(write_model(home / "model.safetensors")),
         passes=4,
         partition_rows=8,
         keep_cutouts=True,
     )
-    with setup.folder(folder / "run") as run:
+    with folder(home / "run") as run:
         staging = run.staging("000001")
         inputs = setup.open_inputs(settings, run)
         n = setup.sort_rows(run, inputs, staging)

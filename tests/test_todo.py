@@ -74,3 +74,10 @@ def test_what_is_done_again(
 ) -> None:
     found = todo.published_to_redo(run, Spec(), given_up, flag)
     assert [p.index for p in found] == wanted
+
+
+def test_cutouts_that_outlived_their_publication_go(run: RunDir, tmp_path: Path) -> None:
+    for partition in PLAN:
+        run.cutout_group(partition.name).mkdir(parents=True)
+    todo.drop_cutouts(run, {1}, tmp_path / "staging")
+    assert {path.stem for path in run.cutouts.iterdir()} == names(1, 3)

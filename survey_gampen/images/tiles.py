@@ -86,6 +86,10 @@ class TileSource:
             f"{root / row['path']}: not used, its header cannot be read ({row['why']})"
             for row in broken.select(["path", "why"]).to_pylist()
         ]
+        #: Why a galaxy may lie on no image.
+        self._absent = (
+            f"{broken.num_rows} image files could not be read" if broken.num_rows else None
+        )
         self.index = _usable(index, root, survey, band)
         self.band = short_band(band) if band else None
         column = {n: self.index[n].to_numpy() for n in ("ra", "dec", "radius", "scale_x")}
@@ -134,6 +138,7 @@ class TileSource:
                 batch = Cutouts.empty(index, size, self.variance)
                 if number < 0:
                     batch.status[:] = int(Status.NO_IMAGE)
+                    batch.note = [self._absent] * len(index)
                 else:
                     with self._lock, quiet():
                         self._cut(batch, int(number), lon, lat, x, y)

@@ -10,14 +10,13 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import pyarrow as pa
 from distributed import Client
-from rich.console import Console
 
 from survey_gampen import cluster, commit
 from survey_gampen.catalog import compact as compaction
@@ -28,14 +27,14 @@ from survey_gampen.errors import GampenError, InputError, Interrupted, OutsideFa
 from survey_gampen.run import quarantine, setup, space, todo
 from survey_gampen.run.claim import Claim
 from survey_gampen.run.conductor import Conductor, Job
+from survey_gampen.run.folder import all_or_nothing, folder
 from survey_gampen.run.groups import discard
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.leaf import leaf_schema
 from survey_gampen.run.measure import Measured, measure
-from survey_gampen.run.progress import Meter, duration, size
+from survey_gampen.run.progress import Meter
 from survey_gampen.run.spec import RunSpec, read_spec, write_spec
-
-_OUT = Console(highlight=False, markup=False, soft_wrap=True)
+from survey_gampen.run.words import say, tell_end, tell_plan, warn
 
 
 def run(settings: Settings) -> int:
@@ -60,17 +59,17 @@ def run(settings: Settings) -> int:
     profile = cluster.load_profile(settings.cluster)
     with (
         _signals(),
-        setup.folder(Path(settings.out)) as run_dir,
+        folder(Path(settings.out)) as run_dir,
         commit.outside_faults(run_dir.root),
         Claim(run_dir) as claim,
-        setup.all_or_nothing(run_dir, claim),
+        all_or_nothing(run_dir, claim),
         contextlib.ExitStack() as stack,
     ):
         staging = run_dir.staging(claim.token)
         inputs = setup.open_inputs(settings, run_dir)
-        for line in inputs.source.warnings:
-            _OUT.print(f"warning: {line}")
-        _OUT.print(f"images: {inputs.source.describe()}")
+        warnings = inputs.warnings()
+        warn(warnings)
+        say(f"images: {inputs.source.describe()}")
         spec = setup.existing(run_dir, inputs, staging)
         client = None
         if spec is None:
@@ -81,10 +80,10 @@ def run(settings: Settings) -> int:
             claim.check()
             spec = setup.plan(run_dir, inputs, rows, measured, profile.workers, staging)
         inputs.source.close()
-        _print_plan(spec, profile.workers)
+        tell_plan(spec, profile.workers)
         if settings.plan_only:
             return 0
-        return _finish(run_dir, spec, claim, profile, client)
+        return _finish(run_dir, spec, claim, profile, client, warnings)
 
 
 def resume(out: str | Path, cluster_name: str | None = None, redo: str | None = None) -> int:
@@ -114,7 +113,8 @@ def resume(out: str | Path, cluster_name: str | None = None, redo: str | None = 
         staging = run_dir.staging(claim.token)
         spec = setup.begin(run_dir, read_spec(run_dir), staging)
         given_up = quarantine.names(run_dir)
-        now = setup.after_images_changed(run_dir, spec)
+        now, warnings = setup.after_images_changed(run_dir, spec)
+        warn(warnings)
         if now != spec:
             if flag is None and not todo.count(run_dir, spec, given_up).rows_left:
                 raise InputError(
@@ -126,8 +126,8 @@ def resume(out: str | Path, cluster_name: str | None = None, redo: str | None = 
         compaction.expand(run_dir.root, to_redo())
         again = {p.index for p in to_redo()}
         if flag is not None:
-            _OUT.print(f"{len(again)} partitions with {flag.name} are done again")
-        return _finish(run_dir, now, claim, profile, None, again=again, retry=True)
+            say(f"{len(again)} partitions with {flag.name} are done again")
+        return _finish(run_dir, now, claim, profile, None, warnings, again, retry=True)
 
 
 def compact(out: str | Path) -> int:
@@ -138,7 +138,7 @@ def compact(out: str | Path) -> int:
         merged = compaction.compact(run_dir.root)
         _index(run_dir, spec, claim)
         leaves = len(hats_out.published(run_dir.posteriors))
-        _OUT.print(f"{merged} files were merged from smaller ones; there are {leaves} now")
+        say(f"{merged} files were merged from smaller ones; there are {leaves} now")
     return 0
 
 
@@ -148,12 +148,15 @@ def _finish(
     claim: Claim,
     profile: cluster.Profile,
     client: Client | None,
+    warnings: Sequence[str] = (),
     again: frozenset[int] | set[int] = frozenset(),
     retry: bool = False,
 ) -> int:
     """Do what is left of a planned run, and leave a catalogue that opens, however it ends."""
     try:
         todo.check_published(run_dir, spec)
+        if not spec.plan.keep_cutouts:
+            todo.drop_cutouts(run_dir, again, run_dir.staging(claim.token))
         given_up = quarantine.names(run_dir)
         work = todo.count(run_dir, spec, given_up, again)
         skipped = set() if retry else given_up
@@ -170,7 +173,7 @@ def _finish(
                 if client is None:
                     client = stack.enter_context(cluster.start(profile))
                 for line in cluster.dashboard_lines(client):
-                    _OUT.print(line)
+                    say(line)
                 meter = stack.enter_context(Meter(work.rows, work.published_rows))
                 conductor = Conductor(
                     run_dir,
@@ -190,10 +193,10 @@ def _finish(
             try:
                 _index(run_dir, spec, claim)
             except GampenError as error:
-                _OUT.print(str(error))
+                say(str(error))
         raise
     _index(run_dir, spec, claim)
-    return _tell_end(run_dir, spec)
+    return tell_end(run_dir, spec, warnings)
 
 
 def _drop_suspicious_cutouts(run_dir: RunDir, claim: Claim) -> None:
@@ -237,37 +240,6 @@ def _measure(client: Client, inputs: setup.Inputs, rows: int, profile: cluster.P
         profile.threads,
         rows,
     )
-
-
-def _print_plan(spec: RunSpec, workers: int) -> None:
-    facts = spec.plan
-    cutouts = facts.rows * space.cutout_bytes(spec.size)
-    fate = "" if facts.keep_cutouts else " in all, dropped as they are used"
-    seconds = facts.rows * facts.seconds_per_galaxy / max(1, workers)
-    draws = 6 * spec.settings.passes * facts.rows if spec.settings.keep_samples else 0
-    _OUT.print(f"rows: {facts.rows}")
-    _OUT.print(f"partitions: {facts.partitions} of at most {facts.partition_rows} rows")
-    _OUT.print(f"cutouts: {size(cutouts)}{fate}")
-    _OUT.print(f"posteriors: {size(facts.rows * space.ROW_BYTES)}")
-    if draws:
-        _OUT.print(f"samples: {size(draws)}")
-    _OUT.print(
-        f"time: about {duration(seconds)} with {workers} worker{'s' if workers > 1 else ''}"
-        f" ({spec.engine['device']}, {spec.engine['precision']},"
-        f" {facts.seconds_per_galaxy:.3g} s a galaxy)"
-    )
-
-
-def _tell_end(run_dir: RunDir, spec: RunSpec) -> int:
-    work = todo.count(run_dir, spec, quarantine.names(run_dir))
-    _OUT.print(f"{work.published_rows} of {work.rows} galaxies are in {run_dir.posteriors}")
-    if not work.quarantined:
-        return 0
-    _OUT.print(
-        f"{work.quarantined} partitions are quarantined: `survey-gampen status {run_dir.root}`"
-        " says why, `survey-gampen resume` tries them again"
-    )
-    return 3
 
 
 @contextlib.contextmanager

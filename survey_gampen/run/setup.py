@@ -6,14 +6,11 @@ been begun. run.toml is written last; a planning that was killed begins again.
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from survey_gampen import __version__, commit
+from survey_gampen import __version__
 from survey_gampen.catalog.sort import sort_catalog
 from survey_gampen.catalog.source import Catalog, open_catalog
 from survey_gampen.config import Settings
@@ -21,13 +18,18 @@ from survey_gampen.errors import InputError
 from survey_gampen.images.base import ImageSource
 from survey_gampen.images.open import open_images
 from survey_gampen.model.checkpoint import Checkpoint, load_checkpoint
-from survey_gampen.run.claim import Claim
+from survey_gampen.run.folder import clear_plan
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.measure import Measured
 from survey_gampen.run.plan import differences, fingerprint, make_plan, write_plan
 from survey_gampen.run.space import DROP_ABOVE, cutout_bytes
 from survey_gampen.run.spec import PlanFacts, RunSpec, read_spec, write_spec
 from survey_gampen.survey import Survey, load_survey
+
+#: Settings that may change while a run goes on.
+_FREE = ("cluster", "keep_cutouts", "images", "model")
+#: Settings that choose the rows: the catalogue's identity holds them, but can't name them.
+_CHOICES = ("select", "limit", "columns")
 
 #: A partition should take this long on its worker [s], and never less or more than these.
 TARGET_SECONDS, LEAST_SECONDS, MOST_SECONDS = 180.0, 60.0, 600.0
@@ -42,6 +44,16 @@ class Inputs:
     survey: Survey
     checkpoint: Checkpoint
     source: ImageSource
+
+    def warnings(self) -> list[str]:
+        """Return what the user should know before it is too late."""
+        said, band = list(self.source.warnings), self.checkpoint.meta.get("band")
+        if band and band != self.settings.band:
+            said.append(
+                f"the model was trained on band {band}, the images are of {self.settings.band}:"
+                " its posteriors are not calibrated there"
+            )
+        return said
 
     def parts(self, precision: str) -> dict[str, Any]:
         """Return what the fingerprint is made of."""
@@ -83,70 +95,11 @@ def open_inputs(settings: Settings, run: RunDir) -> Inputs:
     return Inputs(settings, catalog, survey, checkpoint, source)
 
 
-@contextlib.contextmanager
-def folder(root: Path) -> Iterator[RunDir]:
-    """The run's folder, made where it is missing.
-
-    Raises
-    ------
-    InputError
-        Where it holds other things than a run.
-    """
-    root = root.absolute()
-    run = RunDir(root)
-    if root.exists() and not root.is_dir():
-        raise InputError(f"{root} is a file: give a folder with --out")
-    if root.is_dir() and not run.claims.is_dir() and any(root.iterdir()):
-        raise InputError(f"{root} holds other things than a run: give an empty or new --out")
-    made = []
-    parent = root
-    while not parent.exists():
-        made.append(parent)
-        parent = parent.parent
-    with commit.outside_faults(root):
-        root.mkdir(parents=True, exist_ok=True)
-    try:
-        yield run
-    finally:
-        for path in made:  # only while nothing is in them
-            with contextlib.suppress(OSError):
-                path.rmdir()
-
-
-@contextlib.contextmanager
-def all_or_nothing(run: RunDir, claim: Claim) -> Iterator[None]:
-    """Undo a planning that did not come to its end, unless another client plans here now.
-
-    Raises
-    ------
-    ClaimLostError
-        In the place of whatever went wrong because another client took the folder over.
-    """
-    if not run.run_toml.exists():
-        clear_plan(run)
-    try:
-        yield
-    except Exception:
-        claim.check()
-        raise
-    finally:
-        if claim.is_held() and not run.run_toml.exists():
-            clear_plan(run)
-            for path in (run.cache, run.staging_root, run.claims):
-                shutil.rmtree(path, ignore_errors=True)
-
-
-def clear_plan(run: RunDir) -> None:
-    """Remove a plan, run.toml first: from then on nothing else counts."""
-    run.run_toml.unlink(missing_ok=True)
-    run.plan.unlink(missing_ok=True)
-    shutil.rmtree(run.catalog, ignore_errors=True)
-
-
 def existing(run: RunDir, inputs: Inputs, staging: Path) -> RunSpec | None:
     """Return the run that is planned here, None where there is none.
 
-    What is no matter of results (cluster, whether cutouts stay) is taken from the new settings.
+    What is no matter of results is taken from the new settings: cluster, whether cutouts stay, and
+    where the same images and weights are now.
 
     Raises
     ------
@@ -157,7 +110,11 @@ def existing(run: RunDir, inputs: Inputs, staging: Path) -> RunSpec | None:
         return None
     spec, new = read_spec(run), inputs.settings
     precision = spec.engine["precision"] if new.precision == "auto" else new.precision
-    found = differences(spec.parts, inputs.parts(precision))
+    found = differences(*(_choices(settings) for settings in (spec.settings, new)))
+    parts = inputs.parts(precision)
+    if found:  # and then the catalogue's identity is another for that
+        parts["catalogue"] = spec.parts["catalogue"]
+    found += differences(spec.parts, parts)
     if new.partition_rows is not None and new.partition_rows != spec.plan.partition_rows:
         found.append(f"partition_rows: {spec.plan.partition_rows} -> {new.partition_rows}")
     if new.keep_samples != spec.settings.keep_samples:
@@ -181,11 +138,17 @@ def existing(run: RunDir, inputs: Inputs, staging: Path) -> RunSpec | None:
         spec,
         plan=replace(spec.plan, keep_cutouts=keep),
         draft=spec.draft and new.plan_only,
-        settings=replace(spec.settings, cluster=new.cluster, keep_cutouts=new.keep_cutouts),
+        settings=replace(spec.settings, **{name: getattr(new, name) for name in _FREE}),
+        model={**spec.model, "path": str(inputs.checkpoint.path)},
     )
     if now != spec:
         write_spec(run, now, staging)
     return now
+
+
+def _choices(settings: Settings) -> dict[str, Any]:
+    chosen = {name: getattr(settings, name) for name in _CHOICES}
+    return {name: value for name, value in chosen.items() if value not in (None, ())}
 
 
 def sort_rows(run: RunDir, inputs: Inputs, staging: Path) -> int:
@@ -275,10 +238,10 @@ def begin(run: RunDir, spec: RunSpec, staging: Path) -> RunSpec:
     return spec
 
 
-def after_images_changed(run: RunDir, spec: RunSpec) -> RunSpec:
-    """Return the run as it is with the images that are there now; the same one if they are.
+def after_images_changed(run: RunDir, spec: RunSpec) -> tuple[RunSpec, list[str]]:
+    """Return the run as it is with the images that are there now, and warnings about them.
 
-    Files published before stay valid: their fingerprint is remembered.
+    It is the same run where they are the same. Files published before stay valid: their fingerprint is remembered.
     """
     settings = spec.settings
     source = open_images(
@@ -287,6 +250,7 @@ def after_images_changed(run: RunDir, spec: RunSpec) -> RunSpec:
     parts = {**spec.parts, "images": source.inventory()}
     source.close()
     if parts == spec.parts:
-        return spec
+        return spec, source.warnings
     earlier = tuple(dict.fromkeys((*spec.earlier, spec.fingerprint)))
-    return replace(spec, parts=parts, fingerprint=fingerprint(parts), earlier=earlier)
+    now = replace(spec, parts=parts, fingerprint=fingerprint(parts), earlier=earlier)
+    return now, source.warnings

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +98,6 @@ class RunSpec:
         """Folder of the sorted rows."""
         return run.root / self.catalog_dir  # an absolute path stands for itself
 
-    def begun(self) -> RunSpec:
-        """Return the same run, no longer a draft."""
-        return replace(self, draft=False)
-
 
 def write_spec(run: RunDir, spec: RunSpec, staging: Path) -> None:
     """Write run.toml in one step."""
@@ -136,10 +132,12 @@ def read_spec(run: RunDir) -> RunSpec:
     """
     try:
         table: Mapping[str, Any] = tomllib.loads(run.run_toml.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{run.root} holds no planned run: begin with `survey-gampen run CATALOG --out ...`"
         ) from None
+    except PermissionError as error:
+        raise InputError(f"{run.run_toml}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{run.run_toml} is damaged ({error}): give another --out") from None
     try:

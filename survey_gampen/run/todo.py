@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from survey_gampen.catalog.hats_out import Pixel, leaf_path, published, span
 from survey_gampen.errors import InputError
 from survey_gampen.images.status import Status
-from survey_gampen.run.groups import is_cut
+from survey_gampen.run.groups import discard, is_cut
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.leaf import read_footer
 from survey_gampen.run.plan import Partition, read_plan
@@ -105,6 +105,24 @@ def left(run: RunDir, without: Collection[str], again: Collection[int] = ()) -> 
             continue
         if partition.index in again or not done.covers(partition):
             yield partition
+
+
+def drop_cutouts(run: RunDir, again: Collection[int], staging: Path) -> None:
+    """Remove the cutouts of published partitions, which a worker that was killed left there.
+
+    Parameters
+    ----------
+    run : RunDir
+    again : collection of int
+        Published partitions that are to be done again: they keep theirs.
+    staging : Path
+    """
+    there = {path.name for path in run.cutouts.glob("*.zarr")}
+    done = published(run.posteriors)
+    for partition in read_plan(run.plan) if there else ():
+        group = run.cutout_group(partition.name)
+        if group.name in there and partition.index not in again and done.covers(partition):
+            discard(group, staging)
 
 
 def check_published(run: RunDir, spec: RunSpec) -> None:
