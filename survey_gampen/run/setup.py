@@ -241,7 +241,8 @@ def begin(run: RunDir, spec: RunSpec, staging: Path) -> RunSpec:
 def after_images_changed(run: RunDir, spec: RunSpec) -> tuple[RunSpec, list[str]]:
     """Return the run as it is with the images that are there now, and warnings about them.
 
-    It is the same run where they are the same. Files published before stay valid: their fingerprint is remembered.
+    It is the same run where they are the same. Files published before stay valid: their
+    fingerprint is remembered.
     """
     settings = spec.settings
     source = open_images(

@@ -1,0 +1,85 @@
+"""The run's folder: made where it is missing, and left as it was where planning fails."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from survey_gampen import commit
+from survey_gampen.errors import InputError
+from survey_gampen.run.claim import Claim
+from survey_gampen.run.layout import RunDir
+
+
+@contextlib.contextmanager
+def folder(root: Path) -> Iterator[RunDir]:
+    """The run's folder, made where it is missing.
+
+    Raises
+    ------
+    InputError
+        Where it can't be made or written to, or holds other things than a run.
+    """
+    root = root.absolute()
+    made: list[Path] = []
+    try:
+        try:
+            with commit.outside_faults(root):
+                _make(root, made)
+        except OSError as error:
+            raise InputError(
+                f"{root} can't be used ({error.strerror}): give another --out"
+            ) from None
+        yield RunDir(root)
+    finally:
+        for path in reversed(made):  # only while nothing is in them
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def _make(root: Path, made: list[Path]) -> None:
+    """Make a folder and its parents, take note of each, and look whether a run may be in it."""
+    for path in (*reversed(root.parents), root):
+        if not path.is_dir():
+            if path.exists():
+                raise InputError(f"{path} is a file: give a folder with --out")
+            with contextlib.suppress(FileExistsError):  # another client made it meanwhile
+                path.mkdir()
+                made.append(path)
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise InputError(f"{root} may not be written to: give another --out")
+    if not RunDir(root).claims.is_dir() and any(root.iterdir()):
+        raise InputError(f"{root} holds other things than a run: give an empty or new --out")
+
+
+@contextlib.contextmanager
+def all_or_nothing(run: RunDir, claim: Claim) -> Iterator[None]:
+    """Undo a planning that did not come to its end, unless another client plans here now.
+
+    Raises
+    ------
+    ClaimLostError
+        In the place of whatever went wrong because another client took the folder over.
+    """
+    if not run.run_toml.exists():
+        clear_plan(run)
+    try:
+        yield
+    except Exception:
+        claim.check()
+        raise
+    finally:
+        if claim.is_held() and not run.run_toml.exists():
+            clear_plan(run)
+            for path in (run.cache, run.staging_root, run.claims):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def clear_plan(run: RunDir) -> None:
+    """Remove a plan, run.toml first: from then on nothing else counts."""
+    run.run_toml.unlink(missing_ok=True)
+    run.plan.unlink(missing_ok=True)
+    shutil.rmtree(run.catalog, ignore_errors=True)

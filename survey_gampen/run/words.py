@@ -1,0 +1,59 @@
+"""What a run says on standard output: its plan at the start, its result at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from survey_gampen.run import quarantine, space, todo
+from survey_gampen.run.layout import RunDir
+from survey_gampen.run.progress import duration, size
+from survey_gampen.run.spec import RunSpec
+
+_OUT = Console(highlight=False, markup=False, soft_wrap=True)
+
+
+def say(line: str) -> None:
+    """Print a line."""
+    _OUT.print(line)
+
+
+def warn(lines: Sequence[str]) -> None:
+    """Print what the user should know."""
+    for line in lines:
+        say(f"warning: {line}")
+
+
+def tell_plan(spec: RunSpec, workers: int) -> None:
+    """Print the plan in numbers, and its cost."""
+    facts = spec.plan
+    cutouts = facts.rows * space.cutout_bytes(spec.size)
+    fate = "" if facts.keep_cutouts else " in all, dropped as they are used"
+    seconds = facts.rows * facts.seconds_per_galaxy / max(1, workers)
+    draws = 6 * spec.settings.passes * facts.rows if spec.settings.keep_samples else 0
+    say(f"rows: {facts.rows}")
+    say(f"partitions: {facts.partitions} of at most {facts.partition_rows} rows")
+    say(f"cutouts: {size(cutouts)}{fate}")
+    say(f"posteriors: {size(facts.rows * space.ROW_BYTES)}")
+    if draws:
+        say(f"samples: {size(draws)}")
+    say(
+        f"time: about {duration(seconds)} with {workers} worker{'s' if workers > 1 else ''}"
+        f" ({spec.engine['device']}, {spec.engine['precision']},"
+        f" {facts.seconds_per_galaxy:.3g} s a galaxy)"
+    )
+
+
+def tell_end(run_dir: RunDir, spec: RunSpec, warnings: Sequence[str] = ()) -> int:
+    """Print how a run ended; return the exit code."""
+    warn(warnings)
+    work = todo.count(run_dir, spec, quarantine.names(run_dir))
+    say(f"{work.published_rows} of {work.rows} galaxies are in {run_dir.posteriors}")
+    if not work.quarantined:
+        return 0
+    say(
+        f"{work.quarantined} partitions are quarantined: `survey-gampen status {run_dir.root}`"
+        " says why, `survey-gampen resume` tries them again"
+    )
+    return 3
