@@ -31,7 +31,7 @@ from distributed.system import MEMORY_LIMIT
 
 from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.paths import data_file, is_path, names
-from survey_gampen.run.triage import WorkerLost
+from survey_gampen.run.triage import UnfitWorker, WorkerLost
 
 #: Slots of one worker: what a task asks for with ``resources=``.
 SLOTS = {"infer": 1, "cut": 1}
@@ -282,18 +282,17 @@ class DaskCrew:
             self._looked = now
         return self._workers
 
-    def submit(
-        self, key: str, slot: str, worker: str, function: Callable[..., Any], *args: Any
-    ) -> None:
-        """Begin a task in a slot of a worker, or elsewhere if that one is gone."""
+    def submit(self, key: str, slot: str, function: Callable[..., Any], *args: Any) -> None:
+        """Begin a task in a slot of some worker.
+
+        Dask chooses which: a task tied to a worker that has just died would wait for it for ever.
+        """
         future = self._client.submit(
             _do,
             function,
             key,
             *args,
             key=key,
-            workers=[worker],
-            allow_other_workers=True,
             resources={slot: 1},
             pure=False,
         )
@@ -335,7 +334,11 @@ class DaskCrew:
 def _do(function: Callable[..., Any], key: str, *args: Any) -> Any:
     """On the worker: call a function, which may tell how far it is."""
     worker = get_worker()
-    return function(*args, tick=lambda galaxies: worker.log_event(_TOPIC, (key, galaxies)))
+    try:
+        return function(*args, tick=lambda galaxies: worker.log_event(_TOPIC, (key, galaxies)))
+    except UnfitWorker as error:
+        error.where = worker.address
+        raise
 
 
 def _outcome(future: Future) -> Any:

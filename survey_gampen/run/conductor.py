@@ -19,7 +19,7 @@ from survey_gampen.run.layout import RunDir
 from survey_gampen.run.plan import Partition
 from survey_gampen.run.progress import Meter
 from survey_gampen.run.spec import RunSpec
-from survey_gampen.run.triage import Action, Kind, Triage
+from survey_gampen.run.triage import Action, Triage, UnfitWorker
 
 CUT, INFER = "cut", "infer"
 
@@ -31,10 +31,8 @@ class Crew(Protocol):
         """Return the names of those that are there."""
         ...
 
-    def submit(
-        self, key: str, slot: str, worker: str, function: Callable[..., Any], *args: Any
-    ) -> None:
-        """Begin a task on a worker, or elsewhere if that one is gone."""
+    def submit(self, key: str, slot: str, function: Callable[..., Any], *args: Any) -> None:
+        """Begin a task in a slot of some worker."""
         ...
 
     def finished(self, timeout: float) -> list[tuple[str, Any]]:
@@ -59,7 +57,6 @@ class Job:
     again: bool = False
     batch: int | None = None
     number: int = 0
-    worker: str = ""
 
 
 class Conductor:
@@ -123,7 +120,7 @@ class Conductor:
             self._halted()
             workers = self._workers()
             self._fill(jobs, self._window * len(workers))
-            self._hand_out(workers)
+            self._hand_out(len(workers))
             if not self._running and not any(self._waiting.values()) and workers:
                 break
             for key, outcome in self._crew.finished(timeout=0.5):
@@ -158,19 +155,20 @@ class Conductor:
         job.stage = INFER if cut else CUT
         self._waiting[job.stage].append(job)
 
-    def _hand_out(self, workers: list[str]) -> None:
-        """Give each free slot of each worker a task."""
+    def _hand_out(self, workers: int) -> None:
+        """Begin as many tasks as there are free slots; each worker has one of each kind.
+
+        What waits for a slot waits here and not at a worker, which could die under it.
+        """
         for stage in (INFER, CUT):
-            busy = {job.worker for job in self._running.values() if job.stage == stage}
+            busy = sum(1 for job in self._running.values() if job.stage == stage)
             waiting = self._waiting[stage]
-            for worker in workers:
-                if worker in busy or not waiting:
-                    continue
+            for _ in range(min(workers - busy, len(waiting))):
                 job = waiting.popleft()
-                job.worker, job.number = worker, job.number + 1
+                job.number += 1
                 key = f"{stage}-{job.partition.name}-{self._token}-{job.number}"
                 self._running[key] = job
-                self._crew.submit(key, stage, worker, *self._call(job))
+                self._crew.submit(key, stage, *self._call(job))
 
     def _call(self, job: Job) -> tuple[Any, ...]:
         out = str(self._run.root)
@@ -196,8 +194,8 @@ class Conductor:
         action = self._triage.failed(index, job.stage, outcome, batch)
         failure = self._triage.failures[index]
         self._meter.say(f"{job.stage} {job.partition.name}: {failure.cause} ({action.value})")
-        if failure.kind is Kind.UNFIT:
-            self._crew.retire(job.worker)
+        if isinstance(outcome, UnfitWorker):
+            self._crew.retire(outcome.where)
         if action is Action.SMALLER:
             job.batch = batch // 2
             self._waiting[INFER].appendleft(job)

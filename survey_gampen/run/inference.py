@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from survey_gampen.catalog.ids import id_key
+from survey_gampen.catalog.sorted import Cursor
 from survey_gampen.images.status import NULL_BITS, Status
 from survey_gampen.images.store import CutoutStore
 from survey_gampen.posterior.engine import Engine
@@ -33,8 +34,8 @@ class Inference:
     engine : Engine
     trained_on : dict
         Ranges of the data that the model has seen.
-    rows : pyarrow.Table
-        Of the sorted catalogue.
+    rows : callable
+        Returns a cursor at the first row of the sorted catalogue.
     store : CutoutStore
         Cutouts of the same rows.
     schema : pyarrow.Schema
@@ -48,7 +49,7 @@ class Inference:
     spec: RunSpec
     engine: Engine
     trained_on: dict[str, Any]
-    rows: pa.Table
+    rows: Callable[[], Cursor]
     store: CutoutStore
     schema: pa.Schema
     tick: Tick | None
@@ -57,7 +58,7 @@ class Inference:
     def sample_facts(self) -> SampleFacts:
         """Return what the draws of this partition are draws of."""
         return SampleFacts(
-            object_id=self.rows.column("object_id").to_pylist(),
+            object_id=self.store.object_id.tolist(),
             passes=self.engine.passes,
             targets=self.engine.targets,
             fingerprint=self.spec.fingerprint,
@@ -65,28 +66,39 @@ class Inference:
         )
 
     def tables(self, sink: SampleWriter | None) -> Iterator[pa.Table]:
-        """Yield the finished rows chunk by chunk."""
+        """Yield the finished rows chunk by chunk.
+
+        Raises
+        ------
+        ValueError
+            Where the cutouts are not those of the rows.
+        """
         self.flagged = 0
-        keys = id_key(self.rows.column("object_id"))
+        cursor = self.rows()
         for where, images in self.store.chunks(self.engine.settings.batch):
-            table = self._chunk(where, images, keys[where], sink)
+            rows = cursor.take(len(images))
+            if rows["object_id"].to_pylist() != self.store.object_id[where].tolist():
+                raise ValueError(f"{self.store.path} holds other galaxies than its rows")
+            table = self._chunk(where, images, rows, sink)
             self.flagged += int(np.count_nonzero(table.column("status").to_numpy()))
             yield table
             if self.tick is not None:
                 self.tick(table.num_rows)
+        if cursor.take(1).num_rows:
+            raise ValueError(f"{self.store.path} holds fewer galaxies than there are rows")
 
     def _chunk(
         self,
         where: slice,
         images: NDArray[np.float32],
-        keys: NDArray[np.uint64],
+        rows: pa.Table,
         sink: SampleWriter | None,
     ) -> pa.Table:
         status = self._status(where)
         good = (status & int(NULL_BITS)) == 0
         columns: dict[str, NDArray[np.generic]] = {}
         if good.any():
-            draws = self.engine.draws(images[good], keys[good])
+            draws = self.engine.draws(images[good], id_key(rows["object_id"])[good])
             finite = draws.finite.cpu().numpy()
             columns = {name: values[finite] for name, values in summarise(draws).items()}
             if sink is not None:
@@ -95,7 +107,7 @@ class Inference:
             good[good] = finite
         return make_batch(
             self.schema,
-            self.rows.slice(where.start, len(images)),
+            rows,
             self.spec.settings.band,
             status,
             list(self.store.note[where]),

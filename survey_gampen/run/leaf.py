@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from survey_gampen.catalog.leaves import ROWS_AT_ONCE, WRITING
+
 PREFIX = "survey_gampen."
-ROWS_PER_GROUP = 16_384
 
 #: quantity: (unit, what it is, UCD)
 _QUANTITIES = {
@@ -153,10 +154,10 @@ def make_batch(
 def write_leaf(path: Path, schema: pa.Schema, tables: Iterator[pa.Table]) -> None:
     """Write tables as they come; only one row group is ever held."""
     held: list[pa.Table] = []
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(path, schema, **WRITING) as writer:
         for table in tables:
             held.append(table)
-            if sum(t.num_rows for t in held) >= ROWS_PER_GROUP:
+            if sum(t.num_rows for t in held) >= ROWS_AT_ONCE:
                 writer.write_table(pa.concat_tables(held).combine_chunks())
                 held = []
         if held:
@@ -180,24 +181,6 @@ def read_footer(path: Path) -> dict[str, str]:
         if key.decode().startswith(PREFIX)
     }
     return footer | {"rows": str(rows)}
-
-
-def check_leaf(path: Path, object_ids: pa.Array, fingerprint: str) -> None:
-    """Read a written file back and compare it with what it must be.
-
-    Raises
-    ------
-    ValueError
-        Where a row is missing, is one too many or another one, or the footer is another's.
-    """
-    if read_footer(path).get("fingerprint") != fingerprint:
-        raise ValueError("the footer does not hold this run's fingerprint")
-    table = pq.read_table(path)  # all columns: each page is decoded and checked
-    found = table.column("object_id")
-    if len(found) != len(object_ids):
-        raise ValueError(f"{len(found)} rows instead of {len(object_ids)}")
-    if not found.combine_chunks().equals(object_ids):
-        raise ValueError("the object_ids are not those of the partition")
 
 
 def _field(

@@ -123,7 +123,7 @@ def resume(out: str | Path, cluster_name: str | None = None, redo: str | None = 
                 )
             write_spec(run_dir, now, staging)
         to_redo = partial(todo.published_to_redo, run_dir, now, given_up, flag)
-        compaction.expand(run_dir.root, to_redo())
+        compaction.expand(run_dir.root, to_redo(), staging)
         again = {p.index for p in to_redo()}
         if flag is not None:
             say(f"{len(again)} partitions with {flag.name} are done again")
@@ -135,7 +135,7 @@ def compact(out: str | Path) -> int:
     run_dir = RunDir(Path(out).absolute())
     spec = read_spec(run_dir)
     with commit.outside_faults(run_dir.root), Claim(run_dir) as claim:
-        merged = compaction.compact(run_dir.root)
+        merged = compaction.compact(run_dir.root, run_dir.staging(claim.token))
         _index(run_dir, spec, claim)
         leaves = len(hats_out.published(run_dir.posteriors))
         say(f"{merged} files were merged from smaller ones; there are {leaves} now")

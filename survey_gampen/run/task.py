@@ -8,12 +8,14 @@ open (network, images) is kept for the next partition of the same process.
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from survey_gampen import commit
 from survey_gampen.catalog.hats_out import leaf_path
-from survey_gampen.catalog.sorted import read_rows
+from survey_gampen.catalog.leaves import check_leaf
+from survey_gampen.catalog.sorted import Cursor, read_rows, sorted_schema
 from survey_gampen.images.status import Status
 from survey_gampen.images.store import open_cutouts, write_cutouts
 from survey_gampen.posterior import samples
@@ -21,13 +23,17 @@ from survey_gampen.posterior.engine import Engine
 from survey_gampen.run.groups import discard, is_cut
 from survey_gampen.run.inference import Inference, Tick
 from survey_gampen.run.layout import RunDir
-from survey_gampen.run.leaf import check_leaf, leaf_schema, read_footer, write_leaf
+from survey_gampen.run.leaf import leaf_schema, read_footer, write_leaf
 from survey_gampen.run.plan import Partition
 from survey_gampen.run.spec import RunSpec, read_spec
 from survey_gampen.run.tools import engine_of, source_of
 from survey_gampen.run.triage import TooLarge, is_out_of_memory
 
 Report = dict[str, Any]
+
+#: Columns of the sorted catalogue that cutting needs, and that a check needs.
+_POSITIONS = ("_healpix_29", "object_id", "ra", "dec")
+_NAMES = ("_healpix_29", "object_id")
 
 
 def cut_partition(
@@ -63,7 +69,7 @@ def cut_partition(
     group = run.cutout_group(partition.name)
     if not is_cut(run, spec, partition):
         discard(group, run.staging(token))
-        rows = read_rows(spec.catalog_path(run), partition.norder, partition.npix)
+        rows = read_rows(spec.catalog_path(run), partition.norder, partition.npix, _POSITIONS)
         write_cutouts(
             group,
             source_of(run, spec),
@@ -147,24 +153,24 @@ def _publish(
     tick: Tick | None,
 ) -> int:
     """Infer and publish; return the number of rows that carry a flag."""
-    rows = read_rows(spec.catalog_path(run), partition.norder, partition.npix).combine_chunks()
-    object_ids = rows.column("object_id").combine_chunks()
+    catalog = spec.catalog_path(run)
+    rows = partial(Cursor, catalog, partition.norder, partition.npix)
     engine, about = engine_of(spec, batch or int(spec.engine["batch"]))
-    schema = leaf_schema(rows.schema, _footer(spec, partition, engine))
+    schema = leaf_schema(sorted_schema(catalog), _footer(spec, partition, engine))
     flagged = 0
 
     def write(path: Path) -> None:
         nonlocal flagged
         store = open_cutouts(run.cutout_group(partition.name))
-        if store.object_id.tolist() != object_ids.to_pylist():
-            raise ValueError(f"the cutouts of {partition.name} are not those of its rows")
         ranges = about.get("trained_on", {})
         work = Inference(spec, engine, ranges, rows, store, schema, tick)
         _write_both(run, spec, partition, work, path, staging)
         flagged = work.flagged
 
     def check(path: Path) -> None:
-        check_leaf(path, object_ids, spec.fingerprint)
+        if read_footer(path).get("fingerprint") != spec.fingerprint:
+            raise ValueError("the footer does not hold this run's fingerprint")
+        check_leaf(path, partition, partition.rows, rows(_NAMES))
 
     def write_and_check(path: Path) -> None:
         write(path)

@@ -34,7 +34,15 @@ class TooLarge(GampenError):
 
 
 class UnfitWorker(GampenError):
-    """This worker can't give the same bits as the others: it must leave."""
+    """This worker can't give the same bits as the others: it must leave.
+
+    Attributes
+    ----------
+    where : str
+        The worker, as the crew knows it.
+    """
+
+    where = ""
 
 
 class WorkerLost(GampenError):
