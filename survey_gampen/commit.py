@@ -8,7 +8,7 @@ in one step that the file system makes atomic:
 * :func:`publish_dir` with a rename, which fails when the folder is there and holds something;
 * :func:`replace` with a rename over the old file, for index files that are made again.
 
-A process killed at any moment leaves at worst a staged file, which :func:`sweep` removes later.
+A process killed at any moment leaves at worst a staged file; who owns the folder removes that.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import errno
 import os
 import shutil
 import socket
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -196,32 +195,6 @@ def remove(path: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
         _sync(path.parent)
-
-
-def sweep(staging: Path, older_than: float = 3600.0) -> int:
-    """Remove what killed publishers left in `staging`.
-
-    Parameters
-    ----------
-    staging : Path
-        The staging folder; it may be missing.
-    older_than : float
-        Seconds since the last change below which something is left alone, for a worker that
-        outlived its client may still be writing it.
-
-    Returns
-    -------
-    int
-        How many files and folders were removed.
-    """
-    limit = time.time() - older_than
-    count = 0
-    for path in staging.iterdir() if staging.is_dir() else ():
-        with contextlib.suppress(OSError):
-            if path.lstat().st_mtime < limit:
-                _remove(path)
-                count += 1
-    return count
 
 
 @contextlib.contextmanager

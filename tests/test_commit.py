@@ -127,7 +127,7 @@ def test_two_processes_race(tmp_path: Path) -> None:
 
 
 def test_killed_at_any_moment(tmp_path: Path) -> None:
-    """kill -9 leaves the whole file or none; the next publisher finishes; the rest is swept."""
+    """kill -9 leaves the whole file or none; the next publisher finishes."""
     size = 4 << 20
     rng = random.Random(5)
     staging = tmp_path / "staging"
@@ -142,8 +142,6 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
             assert final.read_text() == "v" * size
         else:
             assert commit.publish(final, write_text("next"), no_check, staging)
-    commit.sweep(staging, older_than=-1)
-    assert left_in(staging) == []
 
 
 def test_what_does_not_read_back_is_not_published(tmp_path: Path) -> None:
@@ -250,13 +248,3 @@ def test_replace_keeps_the_old_file_when_it_fails(tmp_path: Path) -> None:
     commit.replace(final, write_text("new"), staging)
     assert final.read_text() == "new"
     assert left_in(staging) == []
-
-
-def test_sweep_leaves_what_is_fresh(tmp_path: Path) -> None:
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "shard").write_text("x")
-    (tmp_path / "fresh").write_text("x")
-    os.utime(tmp_path / "old", (1, 1))
-    assert commit.sweep(tmp_path) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["fresh"]
-    assert commit.sweep(tmp_path / "missing") == 0

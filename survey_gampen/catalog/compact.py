@@ -33,7 +33,8 @@ from survey_gampen.catalog.hats_out import (
     span,
     write_partition_info,
 )
-from survey_gampen.catalog.merged import check_leaf, read_parts, write_merged, write_part
+from survey_gampen.catalog.leaves import check_leaf
+from survey_gampen.catalog.merged import read_parts, write_merged, write_part
 from survey_gampen.errors import InputError
 
 #: A leaf is made to hold at least this many rows,
@@ -44,7 +45,7 @@ LARGEST = 1_000_000
 _AT_ONCE = 64
 
 
-def compact(out: Path, *, smallest: int = SMALLEST, largest: int = LARGEST) -> int:
+def compact(out: Path, staging: Path, *, smallest: int = SMALLEST, largest: int = LARGEST) -> int:
     """Merge the small leaves of a run's posteriors.
 
     For the client that holds the claim on OUT. It may be killed at any moment and run again; a
@@ -55,6 +56,8 @@ def compact(out: Path, *, smallest: int = SMALLEST, largest: int = LARGEST) -> i
     ----------
     out : Path
         The run's folder, with ``plan.parquet`` and ``posteriors/``.
+    staging : Path
+        The corner of the staging area that belongs to this client.
     smallest, largest : int
         A pixel is split only where each part would hold `smallest` rows, or where it holds more
         than `largest`.
@@ -71,7 +74,7 @@ def compact(out: Path, *, smallest: int = SMALLEST, largest: int = LARGEST) -> i
     OutsideFault
         When the disk is full; what was merged until then stays.
     """
-    plan, posteriors, staging = out / "plan.parquet", out / "posteriors", out / ".staging"
+    plan, posteriors = out / "plan.parquet", out / "posteriors"
     if not plan.is_file():
         raise InputError(f"{out} holds no run (no plan.parquet); give the folder of one")
     _settle(posteriors, staging)  # what a compaction that was killed left over
@@ -91,7 +94,7 @@ def compact(out: Path, *, smallest: int = SMALLEST, largest: int = LARGEST) -> i
     return len(groups)
 
 
-def expand(out: Path, partitions: Iterable[HasPixel]) -> int:
+def expand(out: Path, partitions: Iterable[HasPixel], staging: Path) -> int:
     """Split the merged leaves that hold one of these partitions into one leaf a partition again.
 
     For partitions that are to be done again; call it before. The small leaves are published inside
@@ -103,13 +106,15 @@ def expand(out: Path, partitions: Iterable[HasPixel]) -> int:
         The run's folder.
     partitions : iterable
         Partitions of the plan; those published as leaves of their own, or not at all, are left.
+    staging : Path
+        The corner of the staging area that belongs to this client.
 
     Returns
     -------
     int
         How many merged leaves were split.
     """
-    posteriors, staging = out / "posteriors", out / ".staging"
+    posteriors = out / "posteriors"
     leaves = published(posteriors)
     held = {Pixel(p.norder, p.npix): leaves.leaf_of(p) for p in partitions}
     merged = {leaf for pixel, leaf in held.items() if leaf is not None and leaf != pixel}

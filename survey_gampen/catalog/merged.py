@@ -16,11 +16,10 @@ import pyarrow.parquet as pq
 from hats.pixel_math.spatial_index import SPATIAL_INDEX_COLUMN
 
 from survey_gampen.catalog.hats_out import Pixel, span
+from survey_gampen.catalog.leaves import ROWS_AT_ONCE, WRITING
 
 #: Footer key of the list of parts (JSON).
 PARTS_KEY = "survey_gampen.parts"
-_ROWS_AT_ONCE = 16_384
-_WRITING = {"compression": "zstd", "write_page_checksum": True}
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,10 @@ def write_merged(staged: Path, files: Sequence[Path], pixels: Sequence[Pixel]) -
         part["footer"] = {k: v for k, v in part["footer"].items() if k not in common}
     metadata = {**common, PARTS_KEY: json.dumps(listed, sort_keys=True)}
     schema = pq.read_schema(files[0]).with_metadata(metadata)
-    with pq.ParquetWriter(staged, schema, **_WRITING) as writer:
+    with pq.ParquetWriter(staged, schema, **WRITING) as writer:
         for file in files:
             with pq.ParquetFile(file, pre_buffer=False) as source:
-                for batch in source.iter_batches(_ROWS_AT_ONCE):
+                for batch in source.iter_batches(ROWS_AT_ONCE):
                     writer.write_batch(batch)
 
 
@@ -83,34 +82,11 @@ def write_part(staged: Path, merged: Path, part: Part) -> None:
     low, high = span(part)
     with pq.ParquetFile(merged, pre_buffer=False) as source:
         schema = source.schema_arrow.with_metadata(part.footer)
-        with pq.ParquetWriter(
-            staged, schema, compression="zstd", write_page_checksum=True
-        ) as writer:
-            for batch in source.iter_batches(_ROWS_AT_ONCE):
+        with pq.ParquetWriter(staged, schema, **WRITING) as writer:
+            for batch in source.iter_batches(ROWS_AT_ONCE):
                 first, last = np.searchsorted(batch[SPATIAL_INDEX_COLUMN].to_numpy(), [low, high])
                 if last > first:
                     writer.write_batch(batch.slice(int(first), int(last - first)))
-
-
-def check_leaf(staged: Path, pixel: Pixel, rows: int) -> None:
-    """Read a leaf back: every page of it, the number of rows, their order and place on the sky.
-
-    Raises
-    ------
-    ValueError
-        When any of it is wrong.
-    """
-    before, end = span(pixel)
-    found = 0
-    with pq.ParquetFile(staged, pre_buffer=False, page_checksum_verification=True) as source:
-        for batch in source.iter_batches(_ROWS_AT_ONCE):
-            index = batch[SPATIAL_INDEX_COLUMN].to_numpy()
-            if index[0] < before or index[-1] >= end or (np.diff(index) < 0).any():
-                raise ValueError("rows out of order or outside the pixel")
-            before = int(index[-1])
-            found += batch.num_rows
-    if found != rows:
-        raise ValueError(f"{found} rows instead of {rows}")
 
 
 def _footer(file: Path) -> dict[str, str]:

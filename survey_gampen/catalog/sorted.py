@@ -9,7 +9,7 @@ rows.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,33 +68,70 @@ def sorted_schema(catalog_dir: Path) -> pa.Schema:
     return schema.remove_metadata()
 
 
-def read_rows(catalog_dir: Path, norder: int, npix: int) -> pa.Table:
+def read_rows(
+    catalog_dir: Path, norder: int, npix: int, columns: Sequence[str] | None = None
+) -> pa.Table:
     """The rows of a HEALPix pixel (nested), in order of (_healpix_29, object_id).
 
     Returns
     -------
     pyarrow.Table
-        Columns _healpix_29, object_id, ra, dec (deg), extras.
+        Columns _healpix_29, object_id, ra, dec (deg), extras; or only those of `columns`, of
+        which _healpix_29 must be the first.
     """
+    schema = sorted_schema(catalog_dir)
+    if columns is not None:
+        schema = pa.schema([schema.field(name) for name in columns])
     return pa.Table.from_batches(
-        iter_rows(catalog_dir, norder, npix), schema=sorted_schema(catalog_dir)
+        iter_rows(catalog_dir, norder, npix, columns=columns), schema=schema
     )
 
 
 def iter_rows(
-    catalog_dir: Path, norder: int, npix: int, rows: int = 65_536
+    catalog_dir: Path,
+    norder: int,
+    npix: int,
+    rows: int = 16_384,
+    columns: Sequence[str] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """The rows of :func:`read_rows` in batches of at most `rows`, never all of them at once."""
     low = int(healpix_to_spatial_index(norder, npix))
     high = low + 4 ** (29 - norder)
     for path in _files_of(catalog_dir, low, high):
         with pq.ParquetFile(path, pre_buffer=False) as file:
-            for batch in file.iter_batches(rows, row_groups=_groups_of(file, low, high)):
+            for batch in file.iter_batches(rows, _groups_of(file, low, high), columns):
                 index = batch[SPATIAL_INDEX_COLUMN].to_numpy()
                 start, end = np.searchsorted(index, [low, high])
                 if end > start:
                     part = batch.slice(int(start), int(end - start))
                     yield part.replace_schema_metadata(None)
+
+
+class Cursor:
+    """The rows of a pixel from the first to the last, as many at a time as are asked for.
+
+    Parameters
+    ----------
+    catalog_dir, norder, npix, columns
+        As for :func:`read_rows`.
+    """
+
+    def __init__(
+        self, catalog_dir: Path, norder: int, npix: int, columns: Sequence[str] | None = None
+    ) -> None:
+        self._batches = iter_rows(catalog_dir, norder, npix, columns=columns)
+        schema = sorted_schema(catalog_dir)
+        self._held = schema.empty_table().select(columns or schema.names)
+
+    def take(self, rows: int) -> pa.Table:
+        """Return the next `rows` rows, fewer at the end."""
+        while self._held.num_rows < rows:
+            batch = next(self._batches, None)
+            if batch is None:
+                break
+            self._held = pa.concat_tables([self._held, pa.Table.from_batches([batch])])
+        taken, self._held = self._held.slice(0, rows), self._held.slice(rows)
+        return taken
 
 
 def iter_index(catalog_dir: Path, rows: int = 1 << 20) -> Iterator[np.ndarray]:
