@@ -34,7 +34,8 @@ from survey_gampen.model.network import Gampen
 from survey_gampen.model.presets import architecture
 from survey_gampen.model.targets import Targets
 from survey_gampen.posterior.settings import EngineSettings, has_bf16, usable_cores
-from survey_gampen.posterior.sizing import measure_speed, resolve_engine
+from survey_gampen.posterior.sizing import measure_speed
+from survey_gampen.run.measure import BATCHES
 
 PASSES = 1000
 RATE = 0.1
@@ -137,11 +138,8 @@ def measure(preset: str, device: str, threads: int, quick: bool) -> dict[str, An
         result: dict[str, Any] = dict(plain_loop(on_device, plain_batch, passes, repeats))
     result["flop_a_pass"] = flop_a_pass(network)
     for precision in ("fp32", "bf16") if has_bf16(device) else ("fp32",):
-        settings = EngineSettings(device, precision, 32, threads)
-        if not quick:
-            settings = resolve_engine(
-                checkpoint, device=device, precision=precision, threads=threads
-            )
+        batch = 32 if quick else BATCHES[device]
+        settings = EngineSettings(device, precision, batch, threads)
         speed = min(
             (measure_speed(checkpoint, settings) for _ in range(repeats)),
             key=lambda speed: speed.per_pass,

@@ -32,6 +32,7 @@ from distributed.system import MEMORY_LIMIT
 from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.paths import data_file, is_path, names
 from survey_gampen.run.triage import UnfitWorker, WorkerLost
+from survey_gampen.tomlfile import check_keys
 
 #: Slots of one worker: what a task asks for with ``resources=``.
 SLOTS = {"infer": 1, "cut": 1}
@@ -116,10 +117,7 @@ def load_profile(spec: str | Path = "local") -> Profile:
     if not isinstance(given, dict):
         raise InputError(f"{path} is no cluster profile: it must be keys and values")
     known_keys = {f.name for f in fields(Profile)} - {"name"}
-    unknown = sorted(set(map(str, given)) - known_keys)
-    if unknown:
-        keys = ", ".join(sorted(known_keys))
-        raise InputError(f"{path}: unknown key {unknown[0]!r}; the keys are {keys}")
+    check_keys(map(str, given), known_keys, str(path))
     try:
         return _resolve(str(spec), given)
     except (TypeError, ValueError) as error:

@@ -46,7 +46,7 @@ def test_numbers_can_be_given(tmp_path: Path, text: str, workers: int, threads: 
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("kind: local\nwokers: 3", "unknown key 'wokers'"),
+        ("kind: local\nwokers: 3", "unknown key 'wokers'; did you mean 'workers'?"),
         ("kind: moon", "kind 'moon' is not known"),
         ("workers: many", "workers must be a whole number of at least 1, or auto"),
         ("workers: 0", "workers must be"),

@@ -207,25 +207,9 @@ def test_a_worker_that_cannot_honour_the_settings_says_so(monkeypatch):
         Engine(checkpoint, passes=1, seed=0, precision="fp32", batch=1, threads=3)
 
 
-def test_settings_are_resolved_by_measuring():
-    checkpoint = make_checkpoint(tiny())
-    settings = resolve_engine(checkpoint, device="cpu", precision="fp32", threads=1, most=20)
-    assert settings.batch in (16, 32)
+def test_settings_are_resolved_and_timed():
+    settings = resolve_engine(5, device="cpu", precision="fp32", threads=1)
+    assert settings == EngineSettings("cpu", "fp32", 5, 1)
     assert EngineSettings(**settings.to_dict()) == settings
-    given = resolve_engine(checkpoint, device="cpu", precision="fp32", threads=1, batch=5)
-    assert given == EngineSettings("cpu", "fp32", 5, 1)
-    speed = measure_speed(checkpoint, given)
+    speed = measure_speed(make_checkpoint(tiny()), settings)
     assert 0 < speed.seconds(10) < speed.seconds(20)
-
-
-def test_the_batch_stops_growing_when_memory_ends(monkeypatch):
-    from survey_gampen.posterior import sizing
-
-    def fake(_, settings):
-        if settings.batch > 32:
-            raise MemoryError
-        return sizing.Speed(0.0, 1 / settings.batch)
-
-    monkeypatch.setattr(sizing, "measure_speed", fake)
-    checkpoint = make_checkpoint(tiny())
-    assert resolve_engine(checkpoint, device="cpu", precision="fp32").batch == 32

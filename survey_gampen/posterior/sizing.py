@@ -1,17 +1,11 @@
-"""Resolve precision, batch and threads before the first partition, and time a galaxy.
-
-The batch is measured, not guessed: the cache decides on a CPU, the memory on a GPU. Its choice
-changes speed and nothing that a user can see beyond the tolerance of reduced precision; once
-chosen it is part of the run's record.
-"""
+"""Resolve precision, device and threads before the first partition, and time a galaxy."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from survey_gampen.model.checkpoint import Checkpoint
 from survey_gampen.posterior.engine import Engine
@@ -23,11 +17,6 @@ from survey_gampen.posterior.settings import (
 )
 from survey_gampen.posterior.summary import summarise
 
-CPU_BATCHES = (16, 32, 64, 128)
-GPU_BATCHES = (64, 128, 256, 512)
-#: A larger batch must be faster by this much: it takes more memory, and more padding at the end
-#: of a partition.
-_WORTH = 0.97
 _PASSES = 3
 
 
@@ -52,54 +41,28 @@ class Speed:
 
 
 def resolve_engine(
-    checkpoint: Checkpoint,
-    *,
-    device: str = "auto",
-    precision: str = "auto",
-    threads: int | None = None,
-    batch: int | None = None,
-    most: int | None = None,
+    batch: int, *, device: str = "auto", precision: str = "auto", threads: int | None = None
 ) -> EngineSettings:
     """Settle what the bits of a run depend on.
 
     Parameters
     ----------
-    checkpoint : Checkpoint
+    batch : int
+        Galaxies at once.
     device, precision : str
         "auto" or a name.
     threads : int, optional
         Cores of one worker; all that this process may use unless given.
-    batch : int, optional
-        Galaxies at once; measured unless given.
-    most : int, optional
-        Galaxies of the run: a batch larger than that would be padding.
 
     Raises
     ------
     InputError
         If the precision has no such name.
-    OutsideFault
-        If this process cannot compute so.
     """
     device = resolve_device(device)
-    precision = resolve_precision(precision, device)
-    settings = EngineSettings(device, precision, batch or 1, threads or usable_cores())
-    if batch is not None:
-        return settings
-    sizes = GPU_BATCHES if device == "cuda" else CPU_BATCHES
-    # The smallest size that takes the whole run in is the largest worth a try.
-    needed = next((size for size in sizes if most is not None and size >= most), sizes[-1])
-    best, best_time = replace(settings, batch=sizes[0]), np.inf
-    for size in (size for size in sizes if size <= needed):
-        candidate = replace(settings, batch=size)
-        try:
-            per_pass = measure_speed(checkpoint, candidate).per_pass
-        except (MemoryError, torch.OutOfMemoryError):
-            break
-        if per_pass > _WORTH * best_time:
-            break
-        best, best_time = candidate, per_pass
-    return best
+    return EngineSettings(
+        device, resolve_precision(precision, device), batch, threads or usable_cores()
+    )
 
 
 def measure_speed(checkpoint: Checkpoint, settings: EngineSettings) -> Speed:

@@ -49,10 +49,6 @@ def measure(model: str, passes: int, precision: str, threads: int, rows: int) ->
     checkpoint = load_checkpoint(model)
     device = resolve_device()
     settings = resolve_engine(
-        checkpoint,
-        device=device,
-        precision=precision,
-        threads=threads,
-        batch=max(1, min(BATCHES[device], rows)),
+        max(1, min(BATCHES[device], rows)), device=device, precision=precision, threads=threads
     )
     return Measured(settings.to_dict(), measure_speed(checkpoint, settings).seconds(passes))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from survey_gampen.errors import InputError
+from survey_gampen.tomlfile import check_keys
 
 _RECIPES = Path(__file__).parent / "recipes"
 
@@ -18,7 +19,7 @@ def load_recipe(name_or_path: str, **changes: Any) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If it is missing, no TOML, or has no such key.
+        If it is missing, no TOML, or has a key that the shipped recipes do not have.
     """
     shipped = _RECIPES / f"{name_or_path}.toml"
     path = shipped if shipped.is_file() else Path(name_or_path)
@@ -31,6 +32,7 @@ def load_recipe(name_or_path: str, **changes: Any) -> dict[str, Any]:
         ) from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is not valid TOML: {error}") from None
+    _check_keys(recipe, str(path))
     for key, value in changes.items():
         if value is None:
             continue
@@ -39,6 +41,15 @@ def load_recipe(name_or_path: str, **changes: Any) -> dict[str, Any]:
             raise InputError(f"recipe {name_or_path!r} has no key {key!r}")
         table[key] = value
     return recipe
+
+
+def _check_keys(recipe: dict[str, Any], where: str) -> None:
+    """Refuse keys that no training looks at; the shipped recipe has all that one does."""
+    known = tomllib.loads((_RECIPES / "survey.toml").read_text())
+    check_keys(recipe, known, where)
+    for name, table in recipe.items():
+        if isinstance(known[name], dict) and isinstance(table, dict):
+            check_keys(table, known[name], f"{where}, [{name}]")
 
 
 def one_cycle(progress: float, warm_up: float) -> float:
