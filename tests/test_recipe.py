@@ -1,0 +1,28 @@
+"""Training recipes: a slip of the pen is named, never ignored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from survey_gampen.errors import InputError
+from survey_gampen.training import recipe
+from survey_gampen.training.recipe import load_recipe
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("epochs =", "epoch =", r"unknown key 'epoch'; did you mean 'epochs'\?"),
+        ("clip =", "clipp =", r"\[optimiser\]: unknown key 'clipp'; did you mean 'clip'\?"),
+    ],
+)
+def test_an_unknown_key_is_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
+    shipped = (Path(recipe.__file__).parent / "recipes" / "survey.toml").read_text()
+    own = tmp_path / "own.toml"
+    own.write_text(shipped)
+    assert load_recipe(str(own)) == load_recipe("survey")
+    own.write_text(shipped.replace(old, new))
+    with pytest.raises(InputError, match=said):
+        load_recipe(str(own))
