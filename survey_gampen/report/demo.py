@@ -51,7 +51,7 @@ def main(out: Path) -> int:
     rows = joined.to_pylist()[::-1]  # brightest first
     picture = out / "demo.png"
     gallery(_portraits(run_out, rows), picture)
-    console = Console(width=None if Console().is_terminal else 100)
+    console = Console(width=None if Console().is_terminal else 130)
     console.print(_table(rows))
     console.print(
         f"catalogue  {run_out / 'posteriors'}\n"
@@ -67,7 +67,7 @@ def main(out: Path) -> int:
 def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table(title="median and 68 % interval of the posterior, and the truth")
     for head in ("object", "mag", "B/T", "true", 'R_e ["]', "true", "flux [nJy]", "true", "status"):
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", no_wrap=True)
     chosen = [r for r in rows if r["bt_p50"] is not None][:: max(1, len(rows) // LISTED)]
     for row in chosen:
         cells = [str(row["object_id"]), f"{row['mag_p50']:.2f}"]
