@@ -72,6 +72,9 @@ def gallery(portraits: Sequence[Portrait], path: Path) -> None:
             if portrait.truth is not None:
                 axis.axvline(portrait.truth[k], color="k", lw=1.2, ls="--")
             axis.set_yticks([])
+            axis.locator_params(axis="x", nbins=5)
+            axis.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4))
+            axis.xaxis.get_offset_text().set_fontsize(7)
             axis.tick_params(labelsize=7)
             axis.set_xlabel(label, fontsize=8, labelpad=1)
     axes[0, 1].set_title("posterior, 68 % shaded; dashed: truth", fontsize=9)
