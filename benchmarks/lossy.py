@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 from precision import compare, posteriors
 from rich.console import Console
 from rich.table import Table
-from zarr.codecs import ZstdCodec
 from zarr.storage import MemoryStore
 
-from survey_gampen.images.store import quanta, quantise
+from survey_gampen.images.store import COMPRESSOR, quanta, quantise
 from survey_gampen.model.targets import PARAMETERS
 from survey_gampen.posterior.settings import resolve_precision, usable_cores
 from survey_gampen.posterior.summary import PERCENTILES
@@ -38,9 +37,9 @@ def stored_bytes(images: NDArray[np.float32]) -> int:
     array = zarr.create_array(
         MemoryStore(),
         shape=images.shape,
-        chunks=(16, *images.shape[1:]),
+        chunks=images.shape,
         dtype="float32",
-        compressors=[ZstdCodec(level=3)],
+        compressors=[COMPRESSOR],
     )
     array[:] = images
     return array.nbytes_stored()

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from astropy.io import fits
 
 PARTITION_ROWS = 5000
 FUNCTIONS = """
@@ -59,6 +60,16 @@ def write_catalog(path: Path, rows: int, duplicate: bool, text: bool, seed: int 
     pq.write_table(table, path, row_group_size=1 << 20)
 
 
+def write_image(path: Path) -> None:
+    """A piece of empty sky: a run wants images, a plan only their names."""
+    sky = fits.ImageHDU(np.random.default_rng(0).normal(0, 0.05, (300, 300)).astype(np.float32))
+    cards = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 177.0, "CRVAL2": 1.5}
+    cards |= {"CRPIX1": 150.5, "CRPIX2": 150.5, "CDELT1": -0.168 / 3600, "CDELT2": 0.168 / 3600}
+    sky.header.update(cards | {"FLUXMAG0": 10 ** (0.4 * 27.0), "FILTER": "HSC-G"})
+    path.parent.mkdir()
+    fits.HDUList([fits.PrimaryHDU(), sky]).writeto(path)
+
+
 def measure(command: list[str]) -> tuple[int, float, float, str]:
     """Exit code, seconds, peak resident GiB (all children that ended), last line of output."""
     start = time.perf_counter()
@@ -78,10 +89,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--text-ids", action="store_true", help="object_ids as text")
     parser.add_argument("--functions", action="store_true", help="without the command line")
-    parser.add_argument("--images", help="handed to the command, where it asks for images")
     parser.add_argument("--folder", help="where the temporary folder is made")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        write_image(Path(folder, "images", "calexp-HSC-G-0-0,0.fits"))
         for duplicate in (True, False):
             catalog = Path(folder, "shuffled.parquet")
             # In a process that ends: the peak memory of a child counts that of its parent.
@@ -99,7 +110,7 @@ def main() -> None:
                 command = [sys.executable, "-m", "survey_gampen.cli", "run", str(catalog)]
                 command += ["--plan-only", "--out", str(out)]
                 command += ["--partition-rows", str(PARTITION_ROWS)]
-                command += ["--images", options.images] if options.images else []
+                command += ["--images", str(Path(folder, "images"))]
             status, seconds, peak, line = measure(command)
             print(f"{options.rows} rows, {'one duplicate' if duplicate else 'no duplicate'}:")
             print(f"  exit {status}, {seconds:.1f} s, peak {peak:.2f} GiB")

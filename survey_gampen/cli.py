@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from survey_gampen import __version__
-from survey_gampen.errors import GampenError, Interrupted
+from survey_gampen.errors import GampenError, InputError, Interrupted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,11 +35,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.call(args))
     except GampenError as error:
-        print(f"survey-gampen: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
+        return _tell(error)
+    except OSError as error:  # a folder that may not be entered, a file where a folder should be
+        from survey_gampen.commit import outside_fault
+
+        reason = error.strerror or str(error)
+        told = f"{error.filename}: {reason}" if error.filename else reason
+        return _tell(outside_fault(error) or InputError(f"{told}; give another path"))
     except KeyboardInterrupt:
         print("survey-gampen: interrupted: the same command goes on", file=sys.stderr)
         return Interrupted.exit_code
+
+
+def _tell(error: GampenError) -> int:
+    print(f"survey-gampen: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return error.exit_code
 
 
 def parser() -> argparse.ArgumentParser:
@@ -76,7 +86,7 @@ def _add_run(verbs: Verbs) -> None:
     )
     add = run.add_argument
     add("catalog", metavar="CATALOG", help="Parquet file or folder, or HATS catalogue")
-    add("--images", metavar="PATH|URL", help="folder, glob or URL of the survey's images")
+    add("--images", metavar="PATH", help="folder or glob of the survey's images")
     add("--survey", metavar="NAME|FILE", help="survey profile (default hsc-wide)")
     add("--band", metavar="B", help="band to measure (default: the survey profile's)")
     add("--model", metavar="NAME|FILE", help="shipped model or safetensors file")
@@ -180,15 +190,15 @@ def _add_simulate(verbs: Verbs) -> None:
     simulate = verbs.add_parser("simulate", help="galaxies with known truth (needs GalSim)")
     add = simulate.add_argument
     add("population", metavar="POPULATION", help="shipped population (hsc-wide) or TOML file")
-    add("--n", type=int, required=True, metavar="N", help="galaxies")
+    add("--n", type=_positive, required=True, metavar="N", help="galaxies")
     add("--out", type=Path, required=True, metavar="DIR", help="where they go")
     add("--seed", type=int, default=0, metavar="N", help="galaxy i of a seed is always the same")
     add("--psf", type=Path, nargs="+", default=[], metavar="FITS", help="real PSFs to mix in")
-    add("--workers", type=int, metavar="N", help="processes (default: one a core)")
+    add("--workers", type=_positive, metavar="N", help="processes (default: one a core)")
     form = simulate.add_mutually_exclusive_group()
     form.add_argument("--parts", action="store_true", help="parts without noise, for training")
     form.add_argument("--as-tiles", action="store_true", help="coadd tiles in HSC layout")
-    add("--per-tile", type=int, default=49, metavar="N", help="galaxies a tile (default 49)")
+    add("--per-tile", type=_positive, default=49, metavar="N", help="galaxies a tile (default 49)")
     simulate.set_defaults(call=_simulate)
 
 
@@ -211,8 +221,8 @@ def _add_train(verbs: Verbs) -> None:
     add("--init", metavar="NAME|FILE", help="model whose weights to start from (fine-tuning)")
     add("--device", default="cpu", metavar="D", help="cpu (default) or cuda")
     add("--preset", metavar="NAME", help="network, instead of the recipe's")
-    add("--morphologies", type=int, metavar="N", help="train on the first N only")
-    add("--epochs", type=int, metavar="N", help="instead of the recipe's")
+    add("--morphologies", type=_positive, metavar="N", help="train on the first N only")
+    add("--epochs", type=_positive, metavar="N", help="instead of the recipe's")
     add("--dropout-rate", type=float, metavar="P", help="instead of the recipe's")
     add("--learning-rate", type=float, metavar="L", help="instead of the recipe's")
     add("--seed", type=int, metavar="N", help="instead of the recipe's")
@@ -243,8 +253,8 @@ def _add_evaluate(verbs: Verbs) -> None:
     add("model", metavar="MODEL", help="shipped model or safetensors file")
     add("data", type=Path, metavar="DATA", help="what `simulate` made, unseen by the training")
     add("--out", type=Path, required=True, metavar="DIR", help="numbers and pictures")
-    add("--passes", type=int, default=1000, metavar="N", help="default 1000")
-    add("--limit", type=int, metavar="N", help="only the first N galaxies")
+    add("--passes", type=_positive, default=1000, metavar="N", help="default 1000")
+    add("--limit", type=_positive, metavar="N", help="only the first N galaxies")
     add("--seed", type=int, default=0, metavar="N", help="key of all random numbers (default 0)")
     add("--precision", choices=("auto", "bf16", "fp32"), default="auto", help="default auto")
     evaluate.set_defaults(call=_evaluate)
@@ -283,6 +293,12 @@ def _demo(args: argparse.Namespace) -> int:
 
 def _add_out(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("out", type=Path, metavar="OUT", help="folder of the run")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
 
 
 def _comma_list(text: str) -> list[str]:

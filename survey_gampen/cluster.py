@@ -111,8 +111,8 @@ def load_profile(spec: str | Path = "local") -> Profile:
             raise InputError(f"no cluster profile {str(spec)!r}: choose one of {known}, or a path")
         path = data_file("cluster", f"{spec}.yaml")
     try:
-        given = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        given = yaml.safe_load(path.read_bytes())
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
         raise InputError(f"{path} is no readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(given, dict):
         raise InputError(f"{path} is no cluster profile: it must be keys and values")
@@ -133,6 +133,8 @@ def _resolve(name: str, given: Mapping[str, Any]) -> Profile:
     threads = threads or max(1, min(MOST_THREADS, have // (workers or 1)))
     workers = workers or max(1, have // threads)
     memory, scratch = given.get("memory", "auto"), given.get("scratch", "auto")
+    if scratch != "auto" and not Path(str(scratch)).is_dir():
+        raise ValueError(f"scratch {scratch} is no folder")
     return Profile(
         name=name,
         kind="local",

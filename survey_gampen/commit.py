@@ -167,17 +167,21 @@ def publish_dir(final: Path, write: Writer, staging: Path) -> bool:
     return True
 
 
-def replace(final: Path, write: Writer, staging: Path) -> None:
+def replace(final: Path, write: Writer, staging: Path, check: Checker | None = None) -> None:
     """Put a new version in the place of a file; a reader sees the old one or the new one.
+
+    `check`, where there is one, reads the new version back first, as for :func:`publish`.
 
     Raises
     ------
     OutsideFault
-        When the disk is full or the mount is gone.
+        When the disk is full, the mount is gone, or the file does not read back.
     """
     with outside_faults(final), _staged(final, staging) as staged:
         write(staged)
-        _sync(staged)
+        _sync(staged, drop_cache=check is not None)
+        if check is not None:
+            _read_back(staged, check, final)
         _make_folder(final.parent)
         os.replace(staged, final)
         _sync(final.parent)

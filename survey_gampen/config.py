@@ -35,7 +35,7 @@ class Settings:
     catalog : str
         Parquet file, folder of Parquet files, or HATS catalogue.
     images : str
-        Folder, glob or URL of the survey's images.
+        Folder or glob of the survey's images.
     out : str
         Folder of this run's results.
     survey : str

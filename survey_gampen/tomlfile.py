@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,63 @@ def read(path: Path) -> dict[str, Any]:
     return parse(text, str(path))
 
 
+def shipped_or_own(
+    name_or_path: str | Path, folder: Path, what: str
+) -> tuple[dict[str, Any], Path]:
+    """Read a shipped TOML file by its name, or a file of the user's own.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        Name, without suffix, of a file in `folder`, or any path.
+    folder : Path
+        Where the shipped ones are.
+    what : str
+        What such a file holds, for the error.
+
+    Returns
+    -------
+    dict, Path
+        The document, and where it was found.
+
+    Raises
+    ------
+    InputError
+        If there is neither; names the shipped ones. Else as :func:`read`.
+    """
+    shipped = folder / f"{name_or_path}.toml"
+    path = shipped if shipped.is_file() else Path(name_or_path)
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.toml")))
+        raise InputError(f"no {what} {str(name_or_path)!r}: give a TOML file or one of {known}")
+    return read(path), path
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return the known word most like `word` (there must be at least one)."""
     return difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.0)[0]
+
+
+def check_like(table: Mapping[str, Any], model: Mapping[str, Any], where: str) -> None:
+    """Refuse a table whose keys or kinds of values are not those of a model table.
+
+    Raises
+    ------
+    InputError
+        For an unknown key, naming the nearest known one, for missing ones, and for a value of
+        another type (a whole number may stand for a number) or length; in tables within it too.
+    """
+    check_keys(table, model, where)
+    if lacking := [key for key in model if key not in table]:
+        raise InputError(f"{where}: lacks {', '.join(lacking)}; copy the shipped file's line")
+    for key, wanted in model.items():
+        value = table[key]
+        kinds = (float, int) if isinstance(wanted, float) else (type(wanted),)
+        ragged = isinstance(wanted, list) and isinstance(value, list) and len(value) != len(wanted)
+        if type(value) not in kinds or ragged:
+            raise InputError(f"{where}: {key} must be like {wanted!r}, is {value!r}")
+        if isinstance(wanted, Mapping):
+            check_like(value, wanted, f"{where} [{key}]")
 
 
 def check_keys(keys: Iterable[str], known: Iterable[str], where: str) -> None:

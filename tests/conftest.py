@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
+from smallrun import Sky, call
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,6 +35,21 @@ def realdata() -> Path:
     if not folder.is_dir():
         pytest.skip("no real images: set SURVEY_GAMPEN_REALDATA to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def sky(tmp_path_factory: pytest.TempPathFactory) -> Sky:
+    """A small sky, its catalogue and a narrow model."""
+    return Sky(tmp_path_factory.mktemp("sky"))
+
+
+@pytest.fixture(scope="session")
+def calm(sky: Sky, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an undisturbed run; tests read it only."""
+    out = tmp_path_factory.mktemp("calm") / "run"
+    done = call(sky.command(out, "--keep-samples"))
+    assert done.returncode == 0, done.stderr
+    return out
 
 
 @pytest.fixture

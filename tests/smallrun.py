@@ -9,6 +9,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,8 @@ from survey_gampen.model.presets import Architecture
 from survey_gampen.model.targets import Targets
 
 SIDE = 700
+#: Galaxies of the sky that the tests share.
+N = 36
 NARROW = Architecture(
     preset="narrow",
     localisation=(4, 4, 8),
@@ -100,3 +104,34 @@ def rows(out: Path) -> pa.Table:
 def status(out: Path) -> dict:
     """What the verb `status` says."""
     return json.loads(verb("status", out, "--json").stdout)
+
+
+def leaves(out: Path) -> dict[str, bytes]:
+    """Names and bytes of the published files."""
+    root = out / "posteriors" / "dataset"
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("Npix=*.parquet"))}
+
+
+def wait_for(
+    condition: Callable[[], bool], client: subprocess.Popen[str], seconds: float = 400
+) -> None:
+    """Until a condition holds or the client has ended."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        if client.poll() is not None:
+            return
+        time.sleep(0.02)
+
+
+class Sky:
+    """Images, catalogue and model of a test."""
+
+    def __init__(self, folder: Path, n: int = N) -> None:
+        self.model = write_model(folder / "model.safetensors")
+        self.images, self.catalog = write_sky(folder, n)
+
+    def command(self, out: Path, *more: str, rows: int = 4) -> list[str]:
+        """The command that measures it."""
+        sizing = [] if "--partition-rows" in more else ["--partition-rows", str(rows)]
+        return command(self.catalog, self.images, self.model, out, *sizing, *more)

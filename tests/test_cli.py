@@ -119,6 +119,29 @@ def test_errors_are_one_line(
     assert " ".join(str(error).split()) in err
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (PermissionError(13, "Permission denied", "/private"), 2, "/private: Permission denied"),
+        (NotADirectoryError(20, "Not a directory", "a/b"), 2, "a/b: Not a directory; give another"),
+        (OSError(28, "No space left on device", "/full"), 75, "/full: No space left on device"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: OSError,
+    code: int,
+    said: str,
+) -> None:
+    def fail(*_: object) -> int:
+        raise error
+
+    monkeypatch.setitem(sys.modules, "survey_gampen.run.status", SimpleNamespace(print_status=fail))
+    assert main(["status", "o"]) == code
+    assert said in capsys.readouterr().err
+
+
 def test_an_interrupt_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,7 +165,9 @@ def test_an_input_error_writes_nothing(
 
 @pytest.mark.parametrize(
     "wrong",
-    [[], ["ran"], ["run"], ["run", "c", "--pases", "3"], ["run", "c", "--passes", "many"],
+    [[], ["ran"], ["run"], ["evaluate", "m", "d", "--out", "o", "--passes", "0"],
+     ["simulate", "p", "--n", "-1", "--out", "o"], ["run", "c", "--pases", "3"],
+     ["run", "c", "--passes", "many"],
      ["run", "c", "--keep-cutouts", "--drop-cutouts"]],
 )  # fmt: skip
 def test_usage_errors_exit_2(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,6 +51,7 @@ def test_numbers_can_be_given(tmp_path: Path, text: str, workers: int, threads: 
         ("workers: many", "workers must be a whole number of at least 1, or auto"),
         ("workers: 0", "workers must be"),
         ("memory: a lot", "own.yaml"),
+        ("scratch: /no/such/place", "scratch /no/such/place is no folder"),
         ("- a\n- b", "must be keys and values"),
         ("a: [", "no readable YAML"),
     ],

@@ -189,7 +189,8 @@ def test_precision_names(monkeypatch):
     assert resolve_precision("auto", "cpu") == "bf16"
     monkeypatch.setattr(engine_settings, "_cpu_flags", lambda: {"avx2"})
     assert resolve_precision("auto", "cpu") == "fp32"
-    assert resolve_precision("bf16", "cpu") == "bf16"
+    with pytest.raises(InputError, match="no instructions for bf16: use --precision auto"):
+        resolve_precision("bf16", "cpu")
     with pytest.raises(InputError, match="fp8"):
         resolve_precision("fp8", "cpu")
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
+from scipy.stats import spearmanr
 from skytiles import SCALE, SURVEY, gather
 
+from survey_gampen import cli
 from survey_gampen.errors import InputError
 from survey_gampen.images import Status, open_images
 from survey_gampen.survey import load_survey
@@ -45,6 +50,29 @@ def test_the_field_with_twenty_sources(realdata) -> None:
     gone = (status & Status.NO_DATA) != 0
     assert np.array_equal(gone, near_border | (replaced.mean(axis=(1, 2)) > 0.5))
     assert 0 < gone.sum() < 5
+
+
+@pytest.mark.slow
+def test_the_shipped_model_ranks_its_sources_by_flux(realdata, tmp_path) -> None:
+    """From the command to the catalogue, on another survey's table of fluxes."""
+    sources = Table.read(realdata / "hsc" / "slug_test_source_HSC-R-9071.fits")
+    columns = {name: np.array(sources[name], float) for name in ("ra", "dec")}
+    rows = pa.table({"object_id": np.arange(len(sources)), **columns})
+    pq.write_table(rows, tmp_path / "slug.parquet")
+    images = str(realdata / "hsc" / FIELD)
+    options = ["--images", images, "--band", "r", "--passes", "50", "--precision", "fp32"]
+    assert cli.main(["run", str(tmp_path / "slug.parquet"), *options]) == 0
+    found = pd.read_parquet(tmp_path / "slug.gampen" / "posteriors" / "dataset")
+    assert len(found) == 20
+    found = found.set_index("object_id").sort_index()
+    edge = (found["status"] & Status.EDGE) != 0
+    assert edge.sum() == 15
+    assert found.loc[~edge, "flux_p50"].notna().all()
+    # Neighbours are in each other's cutouts and the network was trained on another band: ranks.
+    flux = np.array(sources["flux"], float)
+    extended = ~np.array(sources["point_source"], bool)
+    good = found["flux_p50"].notna().to_numpy() & extended & (flux > 100)
+    assert spearmanr(found["flux_p50"][good], flux[good]).statistic >= 0.9
 
 
 def test_all_of_hscs_files_at_once(realdata) -> None:

@@ -159,6 +159,17 @@ def test_a_transformation_crops_where_it_says(x: int, y: int) -> None:
     assert total.item() == pytest.approx(4 * image.sum().item(), rel=0.01)
 
 
+def test_the_grid_is_that_of_torch_for_any_transformation() -> None:
+    network = Gampen(tiny())
+    theta = torch.eye(2, 3) + 0.3 * torch.randn(8, 2, 3)
+    smooth = torch.nn.functional.avg_pool2d(images(8).unsqueeze(1), 5, 1, 2)
+    grid = torch.nn.functional.affine_grid(theta, [8, 1, SIZE, SIZE], align_corners=False)
+    wanted = torch.nn.functional.grid_sample(
+        smooth, grid, padding_mode="zeros", align_corners=False
+    )
+    assert torch.allclose(network.crop(smooth, theta), wanted, atol=1e-3 * wanted.abs().max())
+
+
 def test_what_lies_outside_the_image_is_empty() -> None:
     network = Gampen(tiny())
     ones = torch.ones(1, 1, SIZE, SIZE)

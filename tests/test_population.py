@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -123,8 +124,15 @@ def test_what_is_wrong_with_a_population(tmp_path) -> None:
     with pytest.raises(InputError, match="no population 'hsc-wise': .*hsc-wide"):
         Population.load("hsc-wise")
     (tmp_path / "bad.toml").write_text("magnitude = [")
-    with pytest.raises(InputError, match="is not valid TOML"):
+    with pytest.raises(InputError, match="not valid TOML"):
         Population.load(tmp_path / "bad.toml")
+    table = Population.load("hsc-wide").table
+    (tmp_path / "own.toml").write_text(tomli_w.dumps(table | {"psf": {"fwhm": [0.5, 0.6]}}))
+    with pytest.raises(InputError, match=r"own.toml \[psf\]: lacks moffat_beta"):
+        Population.load(tmp_path / "own.toml")
+    (tmp_path / "own.toml").write_text(tomli_w.dumps(table | {"magnitude": [15.0]}))
+    with pytest.raises(InputError, match="magnitude must be like"):
+        Population.load(tmp_path / "own.toml")
     with pytest.raises(InputError, match="population 'bare' lacks the key 'magnitude'"):
         Population({"name": "bare"}).draw(0, 0)
 

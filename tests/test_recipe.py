@@ -16,9 +16,16 @@ from survey_gampen.training.recipe import load_recipe
     [
         ("epochs =", "epoch =", r"unknown key 'epoch'; did you mean 'epochs'\?"),
         ("clip =", "clipp =", r"\[optimiser\]: unknown key 'clipp'; did you mean 'clip'\?"),
+        ("seed = 0", "", "lacks seed; copy the shipped file's line"),
+        ("epochs = ", 'epochs = "9" # ', "epochs must be like [0-9]+, is '9'"),
+        ("dropout_rate = ", "dropout_rate = 1.5 # ", "a dropout rate is 0 or more and below 1"),
+        ("radii = 5.0", "", r"\[crop\]: lacks radii"),
+        ("guide =", "guides =", r"\[crop\]: unknown key 'guides'; did you mean 'guide'\?"),
     ],
 )
-def test_an_unknown_key_is_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_keys_are_those_of_the_shipped_recipe(
+    tmp_path: Path, old: str, new: str, said: str
+) -> None:
     shipped = (Path(recipe.__file__).parent / "recipes" / "survey.toml").read_text()
     own = tmp_path / "own.toml"
     own.write_text(shipped)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from smallrun import write_model, write_sky
 
 from survey_gampen.config import Settings
-from survey_gampen.errors import InputError
-from survey_gampen.images.status import Status
+from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.run import setup
 from survey_gampen.run.folder import folder
 from survey_gampen.run.layout import RunDir
@@ -98,13 +96,12 @@ def test_what_the_user_should_know(settings: Settings, tmp_path: Path) -> None:
     assert "trained on band g" in other.warnings()[-1]
 
 
-def test_rows_on_no_image_say_that_images_were_unreadable(
-    settings: Settings, tmp_path: Path
+def test_images_that_are_gone_when_it_goes_on_are_no_mistake_of_the_user(
+    run: RunDir, settings: Settings, tmp_path: Path
 ) -> None:
-    inputs = setup.open_inputs(settings, RunDir(tmp_path / "run"))
-    for batch in inputs.source.cutouts(np.array([10.0]), np.array([80.0]), 239):
-        assert batch.status.tolist() == [int(Status.NO_IMAGE)]
-        assert batch.note == ["1 image files could not be read"]
+    Path(settings.images).rename(tmp_path / "unmounted")
+    with pytest.raises(OutsideFault, match="no such file or folder of images"):
+        setup.after_images_changed(run, read_spec(run))
 
 
 @pytest.mark.parametrize("deep", ["file", "file/run", "file/deep/run"])

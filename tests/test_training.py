@@ -17,7 +17,7 @@ from survey_gampen.model.checkpoint import load_checkpoint, save_checkpoint
 from survey_gampen.model.network import _masked
 from survey_gampen.model.targets import Targets
 from survey_gampen.training import data as data_module
-from survey_gampen.training import loop, simulate
+from survey_gampen.training import guide, loop, simulate
 from survey_gampen.training.data import PartsSet, _turned
 from survey_gampen.training.loop import Training, load_recipe, one_cycle
 from survey_gampen.training.population import Population
@@ -210,6 +210,22 @@ def test_it_learns(train: Callable[..., Training]) -> None:
     assert [epoch["epoch"] for epoch in training.history] == list(range(1, 9))
 
 
+def test_the_guide_teaches_the_crop_and_fades(train: Callable[..., Training]) -> None:
+    """Without a likelihood worth the name the pull alone moves the crop, and none at the end."""
+    training = train("out")
+    batch = training.validation
+    training.network.eval()
+    strength = training.recipe["crop"]["guide"]
+    pulled, free = training._loss(batch, 1.0), training._loss(batch, 0.0)
+    with torch.no_grad():
+        _, theta = training.network.prefix(batch.image)
+    arch = training.network.arch
+    half_side = 0.5 * arch.size * arch.pixel_scale
+    wanted = guide.distance(theta, batch.truth[:, 1], half_side, training.recipe["crop"])
+    assert wanted > 0
+    assert (pulled - free).item() == pytest.approx(strength * wanted.item(), rel=1e-3)
+
+
 def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(
     train: Callable[..., Training], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -325,8 +341,9 @@ def test_a_loss_that_runs_away_is_told(train: Callable[..., Training]) -> None:
 
 
 def test_recipes() -> None:
-    changed = load_recipe("survey", epochs=3, learning_rate=1e-5, seed=None)
+    changed = load_recipe("survey", epochs=3, learning_rate=1e-5, guide=0.5, seed=None)
     assert (changed["epochs"], changed["optimiser"]["learning_rate"]) == (3, 1e-5)
+    assert changed["crop"]["guide"] == 0.5
     assert changed["seed"] == load_recipe("survey")["seed"]
     with pytest.raises(InputError, match="recipe 'survey' has no key 'epoch'"):
         load_recipe("survey", epoch=3)

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from astropy import units
 from astropy.table import Column, MaskedColumn, Table
 
-from survey_gampen.errors import InputError
+from survey_gampen.errors import GampenError, InputError
 
 #: Above this a table is refused: it would be held in memory several times over.
 LARGEST_BYTES = 2 << 30
@@ -56,6 +56,8 @@ def read_table(path: Path, kind: str, positions: Collection[str]) -> pa.Table:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             table = Table.read(path, format=kind)
+    except GampenError:  # Ctrl-C
+        raise
     except Exception as error:
         words = " ".join(str(error).split())[:200]
         raise InputError(

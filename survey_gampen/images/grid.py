@@ -67,7 +67,9 @@ class Grid:
             there = SkyCoord(lon, lat, unit="deg").transform_to(self._frame)
             lon, lat = there.spherical.lon.deg, there.spherical.lat.deg
         if self._wcs.has_distortion:
-            x, y = self._wcs.all_world2pix(lon, lat, 0, quiet=True)
+            # All positions are iterated until the worst is within the tolerance, so the others'
+            # last digits depend on it: those digits must lie far below what is rounded away.
+            x, y = self._wcs.all_world2pix(lon, lat, 0, tolerance=1e-10, maxiter=50, quiet=True)
         else:
             x, y = self._wcs.wcs_world2pix(lon, lat, 0)
         return np.asarray(x, float), np.asarray(y, float)

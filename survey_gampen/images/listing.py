@@ -87,8 +87,9 @@ def _below(folder: Path) -> Iterable[Path]:
         folders.sort()
         for name in names:
             low = name.lower()
-            if low.endswith(SUFFIXES) and not low.startswith((".", *_NOT_COADDS)):
-                yield Path(parent, name)
+            path = Path(parent, name)
+            if low.endswith(SUFFIXES) and not low.startswith((".", *_NOT_COADDS)) and path.exists():
+                yield path  # and not a link that leads nowhere
 
 
 def _raise(error: OSError) -> None:

@@ -35,6 +35,8 @@ from survey_gampen.images.base import Cutouts, ImageSource
 #: Chunks in a shard: 4 chunks of 64 galaxies are one file of 58 MB before compression, which is
 #: also what a writer holds in memory.
 CHUNKS_A_SHARD = 4
+#: Bits of equal weight side by side: what makes floats compressible at all.
+COMPRESSOR = BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle")
 FORMAT = "survey-gampen cutouts 1"
 _TEXT = np.dtypes.StringDType()
 
@@ -199,8 +201,6 @@ def _write(
     dec = table["dec"].to_numpy().astype(np.float64)
     ids = table["object_id"].to_pylist()
     columns = _columns(table["object_id"], ra, dec)
-    # Bytes of equal weight side by side: what makes floats compressible at all.
-    zstd = BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle")
     with _quiet():
         group = zarr.open_group(path, mode="w", zarr_format=3)
         image = group.create_array(
@@ -209,7 +209,7 @@ def _write(
             dtype="float32",
             chunks=(chunk, size, size),
             shards=(shard, size, size),
-            compressors=[zstd],
+            compressors=[COMPRESSOR],
             fill_value=0.0,
             dimension_names=("object", "y", "x"),
             attributes={

@@ -66,14 +66,15 @@ def reading(path: Path, root: Path | None = None) -> Iterator[None]:
     path : Path
         The file.
     root : Path, optional
-        The folder of all images: if that is gone too, the fault is not the file's.
+        The folder of all images, for the error.
 
     Raises
     ------
     UnreadableFile
-        The file is broken, may not be read, or has gone.
+        The file is broken, or may not be read.
     OutsideFault
-        The file system fails.
+        The file system fails, or the file, which was there at planning, is gone: a mount point
+        outlives its mount, and then all files are.
     """
     try:
         with quiet():
@@ -84,9 +85,10 @@ def reading(path: Path, root: Path | None = None) -> Iterator[None]:
         fault = outside_fault(error, path)
         if fault is not None:
             raise fault from error
-        if isinstance(error, FileNotFoundError) and root is not None and not root.exists():
+        if isinstance(error, FileNotFoundError):
             raise OutsideFault(
-                f"{root}: the images are gone; mount them and run the same command again"
+                f"{path} is gone: put it back, or mount {root or path.parent} again, and run the "
+                "same command again"
             ) from error
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UnreadableFile(

@@ -83,13 +83,12 @@ class TileSource:
         self._counts = Counter(index["kind"].to_pylist())
         broken = index.filter(pc.equal(index["kind"], footprints.UNREADABLE))
         self.warnings = [
-            f"{root / row['path']}: not used, its header cannot be read ({row['why']})"
+            f"{root / row['path']}: its header cannot be read ({row['why']}); galaxies on no other "
+            "image cannot be measured until it is replaced or removed"
             for row in broken.select(["path", "why"]).to_pylist()
         ]
-        #: Why a galaxy may lie on no image.
-        self._absent = (
-            f"{broken.num_rows} image files could not be read" if broken.num_rows else None
-        )
+        #: Files that may hold galaxies which lie on no other, for all that can be known.
+        self._broken = [str(root / path) for path in broken["path"].to_pylist()]
         self.index = _usable(index, root, survey, band)
         self.band = short_band(band) if band else None
         column = {n: self.index[n].to_numpy() for n in ("ra", "dec", "radius", "scale_x")}
@@ -136,9 +135,14 @@ class TileSource:
             for start in range(0, len(members), BATCH):
                 index = members[start : start + BATCH]
                 batch = Cutouts.empty(index, size, self.variance)
+                if number < 0 and self._broken:
+                    more = f" and {len(self._broken) - 1} more" if len(self._broken) > 1 else ""
+                    raise UnreadableFile(
+                        f"{self._broken[0]}{more}: cannot be read, and {len(members)} galaxies lie "
+                        "on no other image; replace or remove it, then resume the run"
+                    )
                 if number < 0:
                     batch.status[:] = int(Status.NO_IMAGE)
-                    batch.note = [self._absent] * len(index)
                 else:
                     with self._lock, quiet():
                         self._cut(batch, int(number), lon, lat, x, y)

@@ -22,6 +22,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 PARAMETERS = ("bt", "r_e", "flux")
+#: Squeeze of B/T. Where B/T is known badly, a Gaussian in the logit has two horns in B/T, and the
+#: mode jumps to one of them; the wider the margin the weaker the horns. Of 0.02, 0.05, 0.1, 0.2 and
+#: 0.4, with the last layer refitted to each, 0.1 had the best CRPS on unseen galaxies.
+MARGIN = 0.1
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,10 @@ class Targets:
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    margin: float = 0.02
+    margin: float = MARGIN
 
     @classmethod
-    def fit(cls, bt: ArrayLike, r_e: ArrayLike, flux: ArrayLike, margin: float = 0.02) -> Targets:
+    def fit(cls, bt: ArrayLike, r_e: ArrayLike, flux: ArrayLike, margin: float = MARGIN) -> Targets:
         """Scaling from a training set: B/T, R_e [arcsec] and flux [nJy], each (n,)."""
         raw = _raw(bt, r_e, flux, margin)
         mean, std = raw.mean(0), raw.std(0)

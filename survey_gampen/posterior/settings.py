@@ -58,10 +58,12 @@ def resolve_precision(precision: str, device: str) -> str:
     Raises
     ------
     InputError
-        If it is none of auto, bf16, fp32.
+        If it is none of auto, bf16, fp32, or bf16 where the device cannot.
     """
     if precision not in ("auto", *DTYPES):
         raise InputError(f"no precision {precision!r}: choose auto, bf16 or fp32")
+    if precision == "bf16" and not has_bf16(device):
+        raise InputError(f"this {device} has no instructions for bf16: use --precision auto")
     if precision != "auto":
         return precision
     return "bf16" if has_bf16(device) else "fp32"

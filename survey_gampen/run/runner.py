@@ -122,6 +122,7 @@ def resume(out: str | Path, cluster_name: str | None = None, redo: str | None = 
                     " again that they may reach, add --redo NO_IMAGE (or EDGE, NO_DATA ...)"
                 )
             write_spec(run_dir, now, staging)
+            say("the images are others than before: what is published stays, the rest is of these")
         to_redo = partial(todo.published_to_redo, run_dir, now, given_up, flag)
         compaction.expand(run_dir.root, to_redo(), staging)
         again = {p.index for p in to_redo()}
@@ -134,9 +135,11 @@ def compact(out: str | Path) -> int:
     """Merge small published files into larger ones; return 0."""
     run_dir = RunDir(Path(out).absolute())
     spec = read_spec(run_dir)
-    with commit.outside_faults(run_dir.root), Claim(run_dir) as claim:
-        merged = compaction.compact(run_dir.root, run_dir.staging(claim.token))
-        _index(run_dir, spec, claim)
+    with _signals(), commit.outside_faults(run_dir.root), Claim(run_dir) as claim:
+        try:
+            merged = compaction.compact(run_dir.root, run_dir.staging(claim.token))
+        finally:
+            _index(run_dir, spec, claim)
         leaves = len(hats_out.published(run_dir.posteriors))
         say(f"{merged} files were merged from smaller ones; there are {leaves} now")
     return 0

@@ -14,7 +14,7 @@ from survey_gampen import __version__
 from survey_gampen.catalog.sort import sort_catalog
 from survey_gampen.catalog.source import Catalog, open_catalog
 from survey_gampen.config import Settings
-from survey_gampen.errors import InputError
+from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.images.base import ImageSource
 from survey_gampen.images.open import open_images
 from survey_gampen.model.checkpoint import Checkpoint, load_checkpoint
@@ -243,11 +243,19 @@ def after_images_changed(run: RunDir, spec: RunSpec) -> tuple[RunSpec, list[str]
 
     It is the same run where they are the same. Files published before stay valid: their
     fingerprint is remembered.
+
+    Raises
+    ------
+    OutsideFault
+        Where there are none any more.
     """
     settings = spec.settings
-    source = open_images(
-        settings.images, spec.survey, settings.band, spec.model["pixel_scale"], run.cache
-    )
+    try:
+        source = open_images(
+            settings.images, spec.survey, settings.band, spec.model["pixel_scale"], run.cache
+        )
+    except InputError as error:  # they were there at planning
+        raise OutsideFault(f"{error} (at planning there were)") from error
     parts = {**spec.parts, "images": source.inventory()}
     source.close()
     if parts == spec.parts:

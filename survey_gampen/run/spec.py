@@ -56,7 +56,7 @@ class RunSpec:
     survey : Survey
         The profile itself: its file may change or be elsewhere when the run goes on.
     catalog_dir : str
-        Folder of the sorted rows: ``catalog`` in the run's folder, or a HATS catalogue in place.
+        Folder of the sorted rows, relative to the run's folder.
     model : dict
         ``sha256``, ``path``, ``size`` (pixels a side) and ``pixel_scale`` (arcsec).
     engine : dict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,8 @@ def _rate(run: RunDir, spec: RunSpec) -> float | None:
     for partition in read_plan(run.plan):
         leaf = done.leaf_of(partition)
         if leaf is not None:
-            seen.append((leaf_path(run.posteriors, *leaf).stat().st_mtime, partition.rows))
+            with contextlib.suppress(FileNotFoundError):  # compacted meanwhile
+                seen.append((leaf_path(run.posteriors, *leaf).stat().st_mtime, partition.rows))
     if not seen:
         return None
     newest = max(when for when, _ in seen)

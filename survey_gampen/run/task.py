@@ -172,13 +172,9 @@ def _publish(
             raise ValueError("the footer does not hold this run's fingerprint")
         check_leaf(path, partition, partition.rows, rows(_NAMES))
 
-    def write_and_check(path: Path) -> None:
-        write(path)
-        check(path)
-
     staging = run.staging(token)
     if again:
-        commit.replace(leaf, write_and_check, staging)
+        commit.replace(leaf, write, staging, check)
     else:
         commit.publish(leaf, write, check, staging)
     return flagged

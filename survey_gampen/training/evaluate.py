@@ -52,6 +52,7 @@ def main(
     """
     if read_settings(data)["parts"]:
         raise InputError(f"{data} holds parts: evaluate on what simulate makes without --parts")
+    out.mkdir(parents=True, exist_ok=True)  # rather an error now than after all the passes
     device = resolve_device()
     checkpoint = load_checkpoint(model)
     fits(checkpoint.config, Population(read_settings(data)["population"]))
@@ -81,7 +82,6 @@ def main(
             name: metrics.figures(columns, truth, rows) for name, rows in selections.items()
         },
     }
-    out.mkdir(parents=True, exist_ok=True)
     (out / "evaluation.json").write_text(json.dumps(result, indent=1))
     from survey_gampen.report.figures import coverage_figure, residual_figure
 
@@ -128,7 +128,16 @@ def _batches(data: Path, n: int) -> Iterator[tuple[slice, Any]]:
 def _table(result: dict[str, Any]) -> Table:
     table = Table(title=f"{result['n']} galaxies, {result['passes']} passes: mode minus truth")
     table.add_column("magnitude")
-    names = ("median", "sigma", "nmad", "coverage_ci68", "coverage_ci95", "coverage_ci99", "crps")
+    names = (
+        "mean",
+        "median",
+        "sigma",
+        "nmad",
+        "coverage_ci68",
+        "coverage_ci95",
+        "coverage_ci99",
+        "crps",
+    )
     for head in ("n", "", *names):
         table.add_column(head.replace("coverage_ci", "in "), justify="right")
     units = {"bt": "B/T", "r_e": 'R_e ["]', "flux": "flux [share]"}

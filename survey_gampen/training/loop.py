@@ -29,6 +29,7 @@ from survey_gampen.model.head import negative_log_likelihood
 from survey_gampen.model.network import Gampen
 from survey_gampen.model.presets import architecture
 from survey_gampen.model.targets import Targets
+from survey_gampen.training import guide
 from survey_gampen.training.data import Batch, PartsSet
 from survey_gampen.training.population import fits
 from survey_gampen.training.recipe import load_recipe, one_cycle
@@ -71,6 +72,7 @@ def main(
         If there is no such device.
     """
     chosen = load_recipe(recipe, **changes)
+    out.mkdir(parents=True, exist_ok=True)  # rather an error now than after an epoch
     training = Training(chosen, PartsSet(data, _usable(device)), out, init)
     training.run()
     return 0
@@ -180,7 +182,7 @@ class Training:
             share = one_cycle(progress, recipe["optimiser"]["warm_up"])
             for group in self.optimiser.param_groups:
                 group["lr"] = group["peak"] * share
-            loss = self._loss(batch)
+            loss = self._loss(batch, 1 - progress)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe["optimiser"]["clip"])
@@ -193,11 +195,18 @@ class Training:
             tick()
         return total.item() / self.steps
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _loss(self, batch: Batch, left: float) -> Tensor:
+        """The loss of a batch when a share `left` of all steps is still to come."""
+        network, n = self.network, len(self.network.blocks)
         with torch.autocast(self.device.type, torch.bfloat16):
-            masks = self.network.random_masks(len(batch.image), torch.empty(0, device=self.device))
-            out = self.network(batch.image, masks)
-        return negative_log_likelihood(out, self._scaled(batch)).mean()
+            masks = network.random_masks(len(batch.image), torch.empty(0, device=self.device))
+            features, theta = network.prefix(batch.image, masks[n:] or None)
+            out = network.tail(features, theta, masks[:n])
+        likelihood = negative_log_likelihood(out, self._scaled(batch)).mean()
+        crop = self.recipe["crop"]
+        half_side = 0.5 * network.arch.size * network.arch.pixel_scale
+        pull = guide.distance(theta, batch.truth[:, 1], half_side, crop)
+        return likelihood + crop["guide"] * left * pull
 
     def _scaled(self, batch: Batch) -> Tensor:
         return torch.from_numpy(self.targets.to_scaled(*batch.truth.T)).to(self.device)

@@ -6,7 +6,6 @@ from a counter-based generator keyed by (s, i).
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammainc, gammaincinv
 
+from survey_gampen import tomlfile
 from survey_gampen.errors import InputError
 from survey_gampen.model.presets import Architecture
 
@@ -95,19 +95,11 @@ class Population:
         Raises
         ------
         InputError
-            If it is missing or no TOML.
+            If it is missing, no TOML, or its keys are not those of the shipped populations.
         """
-        shipped = _SHIPPED / f"{name_or_path}.toml"
-        path = shipped if shipped.is_file() else Path(name_or_path)
-        try:
-            return cls(tomllib.loads(path.read_text()))
-        except OSError:
-            known = ", ".join(sorted(p.stem for p in _SHIPPED.glob("*.toml")))
-            raise InputError(
-                f"no population {str(name_or_path)!r}: give a TOML file or one of {known}"
-            ) from None
-        except tomllib.TOMLDecodeError as error:
-            raise InputError(f"{path} is not valid TOML: {error}") from None
+        table, path = tomlfile.shipped_or_own(name_or_path, _SHIPPED, "population")
+        tomlfile.check_like(table, tomlfile.read(_SHIPPED / "hsc-wide.toml"), str(path))
+        return cls(table)
 
     def __getitem__(self, key: str) -> Any:
         try:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from pathlib import Path
 from typing import Any
 
+from survey_gampen import tomlfile
 from survey_gampen.errors import InputError
-from survey_gampen.tomlfile import check_keys
 
 _RECIPES = Path(__file__).parent / "recipes"
 
@@ -19,37 +18,21 @@ def load_recipe(name_or_path: str, **changes: Any) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If it is missing, no TOML, or has a key that the shipped recipes do not have.
+        If it is missing, no TOML, or its keys are not those of the shipped recipes.
     """
-    shipped = _RECIPES / f"{name_or_path}.toml"
-    path = shipped if shipped.is_file() else Path(name_or_path)
-    try:
-        recipe = tomllib.loads(path.read_text())
-    except OSError:
-        known = ", ".join(sorted(p.stem for p in _RECIPES.glob("*.toml")))
-        raise InputError(
-            f"no recipe {name_or_path!r}: give a TOML file or one of {known}"
-        ) from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path} is not valid TOML: {error}") from None
-    _check_keys(recipe, str(path))
+    recipe, path = tomlfile.shipped_or_own(name_or_path, _RECIPES, "recipe")
+    tomlfile.check_like(recipe, tomlfile.read(_RECIPES / "survey.toml"), str(path))
     for key, value in changes.items():
         if value is None:
             continue
-        table = recipe if key in recipe else recipe["optimiser"]
-        if key not in table:
+        tables = [recipe, *(t for t in recipe.values() if isinstance(t, dict))]
+        table = next((t for t in tables if key in t), None)
+        if table is None:
             raise InputError(f"recipe {name_or_path!r} has no key {key!r}")
         table[key] = value
+    if not 0 <= recipe["dropout_rate"] < 1:
+        raise InputError(f"a dropout rate is 0 or more and below 1, not {recipe['dropout_rate']:g}")
     return recipe
-
-
-def _check_keys(recipe: dict[str, Any], where: str) -> None:
-    """Refuse keys that no training looks at; the shipped recipe has all that one does."""
-    known = tomllib.loads((_RECIPES / "survey.toml").read_text())
-    check_keys(recipe, known, where)
-    for name, table in recipe.items():
-        if isinstance(known[name], dict) and isinstance(table, dict):
-            check_keys(table, known[name], f"{where}, [{name}]")
 
 
 def one_cycle(progress: float, warm_up: float) -> float:
