@@ -11,6 +11,7 @@ import json
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,13 @@ from survey_gampen.training import guide
 from survey_gampen.training.data import Batch, PartsSet
 from survey_gampen.training.population import fits
 from survey_gampen.training.recipe import load_recipe, one_cycle
-from survey_gampen.training.validation import figures
+from survey_gampen.training.validation import figures, outputs
+from survey_gampen.training.widths import widen, width_factors
 
 #: Steps between two looks at the loss.
 _LOOK = 20
+#: The widths of a finished model are set on the galaxies kept from training, mixed so often.
+_MIXES, _CALIBRATION_PASSES = 4, 8
 
 
 def main(
@@ -109,7 +113,7 @@ class Training:
         self.device = data.parts.device
         self.before: dict[str, Any] | None = None  # provenance of the weights to start from
         rows = np.arange(len(data))
-        held_out = rows[-recipe["validation"] :]
+        self.held_out = rows[-recipe["validation"] :]
         self.train_rows = rows[: -recipe["validation"]][: recipe["morphologies"] or None]
         if not self.steps:
             raise InputError(
@@ -117,7 +121,7 @@ class Training:
                 f"fill a batch of {recipe['batch']}: simulate more"
             )
         rng = np.random.Generator(np.random.Philox(key=[recipe["seed"], 1 << 62]))
-        self.validation = data.mix(held_out, rng)
+        self.validation = data.mix(self.held_out, rng)
         torch.manual_seed(recipe["seed"])
         rate = recipe["dropout_rate"]
         if init:
@@ -170,6 +174,7 @@ class Training:
                 told = [f"{k} {v:.4g}" for k, v in found.items() if k != "epoch"]
                 console.print(f"{name}: {', '.join(told)}", soft_wrap=True, highlight=False)
                 self._save()
+        self._calibrate()
 
     def _train(self, tick: Callable[[], None]) -> float:
         recipe = self.recipe
@@ -227,6 +232,25 @@ class Training:
             ],
             weight_decay=settings["weight_decay"],
         )
+
+    def _calibrate(self) -> None:
+        """Set the widths of the finished model; see :mod:`survey_gampen.training.widths`."""
+        path = self.out / "model.safetensors"
+        model = load_checkpoint(path)
+        if model.config.outputs == 3 or "width_factors" in model.meta:
+            return
+        rng = np.random.Generator(np.random.Philox(key=[self.recipe["seed"], 1 << 61]))
+        model.network.to(self.device)
+        outs, truths = [], []
+        for _ in range(_MIXES):
+            batch = self.data.mix(self.held_out, rng)
+            outs.append(outputs(model.network, batch, _CALIBRATION_PASSES))
+            truths.append(model.targets.to_scaled(*batch.truth.T))
+        factors = width_factors(torch.cat(outs), torch.from_numpy(np.concatenate(truths)))
+        widen(model.network, factors)
+        meta = {**model.meta, "width_factors": factors.tolist()}
+        write = partial(save_checkpoint, network=model.network, targets=model.targets, meta=meta)
+        replace(path, write, self.out / ".staging")
 
     def _save(self) -> None:
         header = {

@@ -38,16 +38,16 @@ def figures(network: Gampen, targets: Targets, data: Batch, passes: int) -> dict
         :data:`BRIGHT` sigma of B/T and of R_e [arcsec] and NMAD of the flux, from the median of
         the draws, and the share of truths in their central 68.27 % intervals.
     """
-    network.eval()
-    with torch.random.fork_rng(), torch.inference_mode():
-        torch.manual_seed(0)
-        likelihood, draws = _passes(network, targets, data, passes)
+    out = outputs(network, data, passes)
+    target = torch.from_numpy(targets.to_scaled(*data.truth.T))
+    likelihood = torch.logsumexp(-negative_log_likelihood(out, target[:, None]), 1)
+    draws = targets.to_physical(_drawn(out))
     bright = 31.4 - 2.5 * np.log10(data.truth[:, 2]) < BRIGHT
     truth = data.truth[bright]
     low, middle, high = np.quantile(draws[bright].numpy(), [0.15865, 0.5, 0.84135], axis=1)
     covered = ((low <= truth) & (truth <= high)).mean(0)
     return {
-        "nll": -likelihood.mean().item(),
+        "nll": math.log(passes) - likelihood.mean().item(),
         "sigma_bt": float((middle - truth)[:, 0].std()),
         "sigma_r_e": float((middle - truth)[:, 1].std()),
         "nmad_flux": nmad(middle[:, 2] / truth[:, 2] - 1),
@@ -57,25 +57,28 @@ def figures(network: Gampen, targets: Targets, data: Batch, passes: int) -> dict
     }
 
 
-def _passes(network: Gampen, targets: Targets, data: Batch, passes: int) -> tuple[Tensor, Tensor]:
-    """Log-likelihood (n,) and physical draws (n, passes * _DRAWS, 3), on the CPU."""
+def outputs(network: Gampen, data: Batch, passes: int) -> Tensor:
+    """What the passes give, (n, passes, outputs) float32 on the CPU; masks shared by a batch."""
+    network.eval()
     device = data.image.device
-    scaled = torch.from_numpy(targets.to_scaled(*data.truth.T)).to(device)
-    noise = torch.Generator(device).manual_seed(0)
-    likelihoods, draws = [], []
-    for image, target in zip(data.image.split(_BATCH), scaled.split(_BATCH), strict=True):
-        with torch.autocast(device.type, torch.bfloat16):
-            features, theta = network.prefix(image)
-            outs = [
-                network.tail(features, theta, network.random_masks(1, features))
-                for _ in range(passes)
-            ]
-        out = torch.stack(outs, 1).float()
-        likelihood = -negative_log_likelihood(out, target[:, None])
-        likelihoods.append((torch.logsumexp(likelihood, 1) - math.log(passes)).cpu())
-        mean, factor = gaussian_parts(out.repeat_interleave(_DRAWS, 1))
-        if factor is not None:
-            normal = torch.randn(mean.shape, generator=noise, device=device)
-            mean = mean + (factor @ normal.unsqueeze(-1)).squeeze(-1)
-        draws.append(targets.to_physical(mean).cpu())
-    return torch.cat(likelihoods), torch.cat(draws)
+    found = []
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(0)
+        for image in data.image.split(_BATCH):
+            with torch.autocast(device.type, torch.bfloat16):
+                features, theta = network.prefix(image)
+                outs = [
+                    network.tail(features, theta, network.random_masks(1, features))
+                    for _ in range(passes)
+                ]
+            found.append(torch.stack(outs, 1).float().cpu())
+    return torch.cat(found)
+
+
+def _drawn(out: Tensor) -> Tensor:
+    """Draws (n, passes * _DRAWS, 3) of scaled targets from outputs (n, passes, outputs)."""
+    mean, factor = gaussian_parts(out.repeat_interleave(_DRAWS, 1))
+    if factor is None:
+        return mean
+    normal = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))
+    return mean + (factor @ normal.unsqueeze(-1)).squeeze(-1)
