@@ -275,6 +275,25 @@ def test_the_model_is_the_best_epoch_and_says_where_it_comes_from(
     assert model.network.rates == (0.02,) * 7
 
 
+def test_the_widths_of_the_finished_model_are_set_once(
+    train: Callable[..., Training], tmp_path: Path
+) -> None:
+    training = train("out", epochs=2)
+    training.to_the_last_epoch()
+    path = tmp_path / "out" / "model.safetensors"
+    before = load_checkpoint(path)
+    assert "width_factors" not in before.meta
+    training.run()  # as if it had been stopped in between
+    model = load_checkpoint(path)
+    assert all(0.05 < factor < 20 for factor in model.meta["width_factors"])
+    old, new = (m.network.blocks[-1].weight_layer.weight for m in (before, model))
+    assert torch.equal(old[:6], new[:6])
+    assert not torch.equal(old[6:], new[6:])
+    whole = path.read_bytes()
+    train("out", epochs=2).run()
+    assert path.read_bytes() == whole
+
+
 def test_another_training_in_the_same_place_is_refused(train: Callable[..., Training]) -> None:
     train("out", epochs=1).run()
     with pytest.raises(InputError, match="other settings: choose another --out"):

@@ -148,7 +148,12 @@ class Training:
         return len(self.train_rows) // int(self.recipe["batch"])
 
     def run(self) -> None:
-        """Train to the last epoch of the recipe."""
+        """Train to the last epoch of the recipe, and set the widths of the best model."""
+        self.to_the_last_epoch()
+        self.calibrate()
+
+    def to_the_last_epoch(self) -> None:
+        """Train, with a state and perhaps a model saved after each epoch."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -174,7 +179,6 @@ class Training:
                 told = [f"{k} {v:.4g}" for k, v in found.items() if k != "epoch"]
                 console.print(f"{name}: {', '.join(told)}", soft_wrap=True, highlight=False)
                 self._save()
-        self._calibrate()
 
     def _train(self, tick: Callable[[], None]) -> float:
         recipe = self.recipe
@@ -233,8 +237,8 @@ class Training:
             weight_decay=settings["weight_decay"],
         )
 
-    def _calibrate(self) -> None:
-        """Set the widths of the finished model; see :mod:`survey_gampen.training.widths`."""
+    def calibrate(self) -> None:
+        """Set the widths of the best model, once; see :mod:`survey_gampen.training.widths`."""
         path = self.out / "model.safetensors"
         model = load_checkpoint(path)
         if model.config.outputs == 3 or "width_factors" in model.meta:
