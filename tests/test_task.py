@@ -85,7 +85,8 @@ def test_what_is_published_is_left_alone(run: RunDir) -> None:
     before = leaf(run, partition).stat()
     report = task.infer_partition(run.root, partition, again=True)  # of the same images
     assert not report["published"]
-    assert leaf(run, partition).stat() == before
+    after = leaf(run, partition).stat()  # whose time of access may move
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_stored_cutouts_are_what_counts(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
