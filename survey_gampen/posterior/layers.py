@@ -53,7 +53,7 @@ class MaskedLayer:
     rate : float
         Dropout rate of its input.
     dtype : torch.dtype
-        Of weights and activations; the last layer's are float32 whatever it says.
+        Of the convolutions' weights and activations; flat layers are float32 whatever it says.
     """
 
     def __init__(self, block: Block, rate: float, dtype: torch.dtype) -> None:
@@ -64,7 +64,8 @@ class MaskedLayer:
         self.flat = block.flat
         self.relu = not isinstance(block.after, nn.Identity)
         self.pooled = any(isinstance(module, nn.MaxPool2d) for module in block.after.modules())
-        self.dtype = dtype if self.relu else torch.float32
+        # A hundredth of the work, and half of what rounding does to a narrow posterior.
+        self.dtype = torch.float32 if self.flat else dtype
         self.padding = layer.padding if isinstance(layer, nn.Conv2d) else 0
         self.bias = layer.bias
         # Columns beyond the features are those of the crop, which is never dropped.

@@ -28,7 +28,7 @@ class EngineSettings:
     device : str
         "cpu" or "cuda".
     precision : str
-        "bf16" or "fp32": of the masked layers but the last.
+        "bf16" or "fp32": of the masked convolutions; all else is float32.
     batch : int
         Galaxies computed at once; fewer are padded to it.
     threads : int
