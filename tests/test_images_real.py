@@ -65,7 +65,7 @@ def test_the_shipped_model_ranks_its_sources_by_flux(realdata, tmp_path) -> None
     found = pd.read_parquet(tmp_path / "slug.gampen" / "posteriors" / "dataset")
     assert len(found) == 20
     found = found.set_index("object_id").sort_index()
-    edge = (found["status"] & Status.EDGE) != 0
+    edge = (found["status"].to_numpy() & Status.EDGE) != 0
     assert edge.sum() == 15
     assert found.loc[~edge, "flux_p50"].notna().all()
     # Neighbours are in each other's cutouts and the network was trained on another band: ranks.
