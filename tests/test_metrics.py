@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from survey_gampen.model.targets import PARAMETERS
+from survey_gampen.posterior.summary import LEVELS
 from survey_gampen.training import metrics
 
 
@@ -68,7 +69,7 @@ def test_perfect_posteriors_cover_what_they_say() -> None:
     figures = metrics.figures(columns, truth, np.ones(4000, bool))
     assert figures["n"] == 4000
     for p in PARAMETERS:
-        for level, nominal in metrics.LEVELS.items():
+        for level, nominal in LEVELS.items():
             value, error = figures[p][f"coverage_{level}"]
             assert value == pytest.approx(nominal, abs=4 * error + 1e-3)
             assert error == pytest.approx(math.sqrt(nominal * (1 - nominal) / 4000), rel=0.3)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from survey_gampen.errors import InputError
 from survey_gampen.training import recipe
-from survey_gampen.training.recipe import load_recipe
+from survey_gampen.training.recipe import load_recipe, one_cycle
 
 
 @pytest.mark.parametrize(
@@ -33,3 +34,23 @@ def test_keys_are_those_of_the_shipped_recipe(
     own.write_text(shipped.replace(old, new))
     with pytest.raises(InputError, match=said):
         load_recipe(str(own))
+
+
+def test_recipes() -> None:
+    changed = load_recipe("survey", epochs=3, learning_rate=1e-5, guide=0.5, seed=None)
+    assert (changed["epochs"], changed["optimiser"]["learning_rate"]) == (3, 1e-5)
+    assert changed["crop"]["guide"] == 0.5
+    assert changed["seed"] == load_recipe("survey")["seed"]
+    with pytest.raises(InputError, match="recipe 'survey' has no key 'epoch'"):
+        load_recipe("survey", epoch=3)
+    with pytest.raises(InputError, match="no recipe 'surwey': .*survey"):
+        load_recipe("surwey")
+
+
+def test_the_learning_rate_rises_and_falls_to_zero() -> None:
+    rates = [one_cycle(p, 0.15) for p in np.linspace(0, 1, 201)]
+    assert rates[0] == pytest.approx(0.04)
+    assert max(rates) == rates[30] == pytest.approx(1)
+    assert rates[-1] == pytest.approx(0, abs=1e-12)
+    assert np.all(np.diff(rates[:31]) > 0)
+    assert np.all(np.diff(rates[30:]) < 0)

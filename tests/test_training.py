@@ -19,7 +19,7 @@ from survey_gampen.model.targets import Targets
 from survey_gampen.training import data as data_module
 from survey_gampen.training import guide, loop, simulate
 from survey_gampen.training.data import PartsSet, _turned
-from survey_gampen.training.loop import Training, load_recipe, one_cycle
+from survey_gampen.training.loop import Training, load_recipe
 from survey_gampen.training.population import Population
 from tests.networks import make_checkpoint, tiny
 from tests.smallsim import SIZE, inline, small_population
@@ -354,29 +354,6 @@ def test_a_loss_that_runs_away_is_told(train: Callable[..., Training]) -> None:
         training.network.conv1.weight.fill_(float("nan"))
     with pytest.raises(InputError, match="the loss is not finite: lower learning_rate"):
         training.run()
-
-
-# --- recipes ---------------------------------------------------------------------------------
-
-
-def test_recipes() -> None:
-    changed = load_recipe("survey", epochs=3, learning_rate=1e-5, guide=0.5, seed=None)
-    assert (changed["epochs"], changed["optimiser"]["learning_rate"]) == (3, 1e-5)
-    assert changed["crop"]["guide"] == 0.5
-    assert changed["seed"] == load_recipe("survey")["seed"]
-    with pytest.raises(InputError, match="recipe 'survey' has no key 'epoch'"):
-        load_recipe("survey", epoch=3)
-    with pytest.raises(InputError, match="no recipe 'surwey': .*survey"):
-        load_recipe("surwey")
-
-
-def test_the_learning_rate_rises_and_falls_to_zero() -> None:
-    rates = [one_cycle(p, 0.15) for p in np.linspace(0, 1, 201)]
-    assert rates[0] == pytest.approx(0.04)
-    assert max(rates) == rates[30] == pytest.approx(1)
-    assert rates[-1] == pytest.approx(0, abs=1e-12)
-    assert np.all(np.diff(rates[:31]) > 0)
-    assert np.all(np.diff(rates[30:]) < 0)
 
 
 def test_the_verb_trains(

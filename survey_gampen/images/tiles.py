@@ -132,15 +132,15 @@ class TileSource:
             home, x, y = self.assign(lon, lat)
         for number in np.unique(home):
             members = np.nonzero(home == number)[0]
+            if number < 0 and self._broken:
+                more = f" and {len(self._broken) - 1} more" if len(self._broken) > 1 else ""
+                raise UnreadableFile(
+                    f"{self._broken[0]}{more}: cannot be read, and {len(members)} galaxies lie on "
+                    "no other image; replace or remove it, then resume the run"
+                )
             for start in range(0, len(members), BATCH):
                 index = members[start : start + BATCH]
                 batch = Cutouts.empty(index, size, self.variance)
-                if number < 0 and self._broken:
-                    more = f" and {len(self._broken) - 1} more" if len(self._broken) > 1 else ""
-                    raise UnreadableFile(
-                        f"{self._broken[0]}{more}: cannot be read, and {len(members)} galaxies lie "
-                        "on no other image; replace or remove it, then resume the run"
-                    )
                 if number < 0:
                     batch.status[:] = int(Status.NO_IMAGE)
                 else:

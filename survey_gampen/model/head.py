@@ -41,6 +41,22 @@ def gaussian_parts(out: Tensor) -> tuple[Tensor, Tensor | None]:
     return mean, lower.unflatten(-1, (3, 3)) * scale.unsqueeze(-2)
 
 
+def predicted(out: Tensor, draws: int) -> tuple[Tensor, Tensor]:
+    """Means of outputs (n, passes, outputs), each `draws` times, and random deviations from them.
+
+    The same deviations at each call, so that figures compare; 0 for the three-output head.
+
+    Returns
+    -------
+    mean, deviation : Tensor, (n, passes * draws, 3)
+    """
+    mean, factor = gaussian_parts(out.repeat_interleave(draws, 1))
+    if factor is None:
+        return mean, torch.zeros_like(mean)
+    normal = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))
+    return mean, (factor @ normal.unsqueeze(-1)).squeeze(-1)
+
+
 def negative_log_likelihood(out: Tensor, target: Tensor) -> Tensor:
     """Of scaled targets (..., 3) under the outputs (..., 3) or (..., 9), per galaxy (...).
 

@@ -235,10 +235,16 @@ class Gampen(nn.Module):
 
     def forward(self, image: Tensor, masks: Sequence[Tensor | None] | None = None) -> Tensor:
         """Pixels (n, size, size) [nJy] -> outputs (n, outputs), under `masks` of all sites."""
+        return self.with_crop(image, masks)[0]
+
+    def with_crop(
+        self, image: Tensor, masks: Sequence[Tensor | None] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As :meth:`forward`, and the transformations (n, 2, 3) that cropped the images."""
         n = len(self.blocks)
         masks = list(masks or (None,) * len(self.site_shapes))
         features, theta = self.prefix(image, masks[n:] or None)
-        return self.tail(features, theta, masks[:n])
+        return self.tail(features, theta, masks[:n]), theta
 
     def random_masks(self, n: int, like: Tensor) -> list[Tensor | None]:
         """Independent masks for each of `n` images, float32 on the device of `like`: for training,

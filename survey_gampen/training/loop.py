@@ -206,11 +206,10 @@ class Training:
 
     def _loss(self, batch: Batch, left: float) -> Tensor:
         """The loss of a batch when a share `left` of all steps is still to come."""
-        network, n = self.network, len(self.network.blocks)
+        network = self.network
         with torch.autocast(self.device.type, torch.bfloat16):
             masks = network.random_masks(len(batch.image), torch.empty(0, device=self.device))
-            features, theta = network.prefix(batch.image, masks[n:] or None)
-            out = network.tail(features, theta, masks[:n])
+            out, theta = network.with_crop(batch.image, masks)
         likelihood = negative_log_likelihood(out, self._scaled(batch)).mean()
         crop = self.recipe["crop"]
         half_side = 0.5 * network.arch.size * network.arch.pixel_scale
@@ -249,8 +248,8 @@ class Training:
         for _ in range(_MIXES):
             batch = self.data.mix(self.held_out, rng)
             outs.append(outputs(model.network, batch, _CALIBRATION_PASSES))
-            truths.append(model.targets.to_scaled(*batch.truth.T))
-        factors = width_factors(torch.cat(outs), torch.from_numpy(np.concatenate(truths)))
+            truths.append(batch.truth)
+        factors = width_factors(torch.cat(outs), np.concatenate(truths), model.targets)
         widen(model.network, factors)
         meta = {**model.meta, "width_factors": factors.tolist()}
         write = partial(save_checkpoint, network=model.network, targets=model.targets, meta=meta)

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from survey_gampen.model.targets import PARAMETERS
+from survey_gampen.posterior.summary import LEVELS
 
 Array = NDArray[np.float64]
-#: Nominal probabilities of the three intervals.
-LEVELS = {"ci68": 0.6827, "ci95": 0.9545, "ci99": 0.9973}
 _BOOTSTRAPS = 200
 
 
@@ -60,6 +59,15 @@ def residuals(columns: Mapping[str, Array], truth: Mapping[str, Array]) -> dict[
     return found
 
 
+def covered(
+    columns: Mapping[str, NDArray[Any]], truth: Mapping[str, Array], p: str, level: str
+) -> NDArray[np.bool_]:
+    """Whether the interval of a level holds the truth of parameter `p`, (n,)."""
+    low, high = columns[f"{p}_{level}_lo"], columns[f"{p}_{level}_hi"]
+    # Columns are float32: a truth on the boundary must not fall outside by rounding.
+    return (low <= truth[p] * (1 + 1e-6)) & (high >= truth[p] * (1 - 1e-6))
+
+
 def figures(
     columns: Mapping[str, Array], truth: Mapping[str, Array], rows: NDArray[np.bool_]
 ) -> dict[str, Any]:
@@ -94,9 +102,7 @@ def figures(
             "half_width_68": _with_error(np.median, half[rows]),
         }
         for level in LEVELS:
-            low, high = columns[f"{p}_{level}_lo"], columns[f"{p}_{level}_hi"]
-            # Columns are float32: a truth on the boundary must not fall outside by rounding.
-            inside = (low <= truth[p] * (1 + 1e-6)) & (high >= truth[p] * (1 - 1e-6))
+            inside = covered(columns, truth, p, level)
             one[f"coverage_{level}"] = _with_error(np.mean, inside[rows].astype(float))
         result[p] = one
     return result

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from survey_gampen.model.head import gaussian_parts, negative_log_likelihood
+from survey_gampen.model.head import negative_log_likelihood, predicted
 from survey_gampen.model.network import Gampen
 from survey_gampen.model.targets import Targets
 from survey_gampen.training.data import Batch
@@ -41,7 +41,8 @@ def figures(network: Gampen, targets: Targets, data: Batch, passes: int) -> dict
     out = outputs(network, data, passes)
     target = torch.from_numpy(targets.to_scaled(*data.truth.T))
     likelihood = torch.logsumexp(-negative_log_likelihood(out, target[:, None]), 1)
-    draws = targets.to_physical(_drawn(out))
+    mean, deviation = predicted(out, _DRAWS)
+    draws = targets.to_physical(mean + deviation)
     bright = 31.4 - 2.5 * np.log10(data.truth[:, 2]) < BRIGHT
     truth = data.truth[bright]
     low, middle, high = np.quantile(draws[bright].numpy(), [0.15865, 0.5, 0.84135], axis=1)
@@ -73,12 +74,3 @@ def outputs(network: Gampen, data: Batch, passes: int) -> Tensor:
                 ]
             found.append(torch.stack(outs, 1).float().cpu())
     return torch.cat(found)
-
-
-def _drawn(out: Tensor) -> Tensor:
-    """Draws (n, passes * _DRAWS, 3) of scaled targets from outputs (n, passes, outputs)."""
-    mean, factor = gaussian_parts(out.repeat_interleave(_DRAWS, 1))
-    if factor is None:
-        return mean
-    normal = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))
-    return mean + (factor @ normal.unsqueeze(-1)).squeeze(-1)
