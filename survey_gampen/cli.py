@@ -67,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     _add_compact(verbs)
     _add_simulate(verbs)
     _add_train(verbs)
+    _add_calibrate(verbs)
     _add_evaluate(verbs)
     _add_demo(verbs)
     return top
@@ -194,7 +195,8 @@ def _add_simulate(verbs: Verbs) -> None:
     add("--out", type=Path, required=True, metavar="DIR", help="where they go")
     add("--seed", type=int, default=0, metavar="N", help="galaxy i of a seed is always the same")
     add("--psf", type=Path, nargs="+", default=[], metavar="FITS", help="real PSFs to mix in")
-    add("--workers", type=_positive, metavar="N", help="processes (default: one a core)")
+    add("--cluster", default="local", metavar="NAME|FILE", help="cluster profile (default local)")
+    add("--workers", type=_positive, metavar="N", help="where the profile says auto: one a core")
     form = simulate.add_mutually_exclusive_group()
     form.add_argument("--parts", action="store_true", help="parts without noise, for training")
     form.add_argument("--as-tiles", action="store_true", help="coadd tiles in HSC layout")
@@ -206,7 +208,12 @@ def _simulate(args: argparse.Namespace) -> int:
     from survey_gampen.training import simulate, tiles
 
     where = (args.population, args.n, args.out)
-    common = {"seed": args.seed, "psfs": tuple(args.psf), "workers": args.workers}
+    common = {
+        "seed": args.seed,
+        "psfs": tuple(args.psf),
+        "cluster": args.cluster,
+        "workers": args.workers,
+    }
     if args.as_tiles:
         return tiles.main(*where, per_tile=args.per_tile, **common)
     return simulate.main(*where, parts=args.parts, **common)
@@ -215,22 +222,15 @@ def _simulate(args: argparse.Namespace) -> int:
 def _add_train(verbs: Verbs) -> None:
     train = verbs.add_parser("train", help="train a network; again: goes on after the last epoch")
     add = train.add_argument
-    add("recipe", metavar="RECIPE", help="shipped recipe (survey) or TOML file")
-    add("--data", type=Path, required=True, metavar="DIR", help="what `simulate --parts` made")
-    add("--out", type=Path, required=True, metavar="DIR", help="state and model")
-    add("--init", metavar="NAME|FILE", help="model whose weights to start from (fine-tuning)")
-    add("--device", default="cpu", metavar="D", help="cpu (default) or cuda")
-    add("--preset", metavar="NAME", help="network, instead of the recipe's")
-    add("--morphologies", type=_positive, metavar="N", help="train on the first N only")
-    add("--epochs", type=_positive, metavar="N", help="instead of the recipe's")
+    _add_training(train)
+    add("--cluster", metavar="NAME|FILE", help="train on workers of this profile, not here")
+    add("--ranks", type=_positive, default=1, metavar="N", help="workers that share each batch")
     add("--dropout-rate", type=float, metavar="P", help="instead of the recipe's")
-    add("--learning-rate", type=float, metavar="L", help="instead of the recipe's")
-    add("--seed", type=int, metavar="N", help="instead of the recipe's")
     train.set_defaults(call=_train)
 
 
 def _train(args: argparse.Namespace) -> int:
-    from survey_gampen.training.loop import main
+    from survey_gampen.training.train import main
 
     return main(
         args.recipe,
@@ -238,12 +238,36 @@ def _train(args: argparse.Namespace) -> int:
         args.out,
         init=args.init,
         device=args.device,
-        preset=args.preset,
-        epochs=args.epochs,
-        morphologies=args.morphologies,
+        cluster=args.cluster,
+        ranks=args.ranks,
         dropout_rate=args.dropout_rate,
-        learning_rate=args.learning_rate,
-        seed=args.seed,
+        **{key: getattr(args, key) for key in _CHANGES},
+    )
+
+
+def _add_calibrate(verbs: Verbs) -> None:
+    calibrate = verbs.add_parser(
+        "calibrate", help="train with several dropout rates; which one's intervals keep their word?"
+    )
+    add = calibrate.add_argument
+    _add_training(calibrate)
+    add("--rates", type=float, nargs="+", required=True, metavar="P", help="dropout rates")
+    add("--cluster", default="local", metavar="NAME|FILE", help="cluster profile (default local)")
+    calibrate.set_defaults(call=_calibrate)
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from survey_gampen.training.calibrate import main
+
+    return main(
+        args.recipe,
+        args.data,
+        args.out,
+        args.rates,
+        init=args.init,
+        device=args.device,
+        cluster_name=args.cluster,
+        **{key: getattr(args, key) for key in _CHANGES},
     )
 
 
@@ -286,6 +310,24 @@ def _demo(args: argparse.Namespace) -> int:
     from survey_gampen.report.demo import main
 
     return main(args.out)
+
+
+def _add_training(verb: argparse.ArgumentParser) -> None:
+    """What `train` and `calibrate` have in common."""
+    add = verb.add_argument
+    add("recipe", metavar="RECIPE", help="shipped recipe (survey) or TOML file")
+    add("--data", type=Path, required=True, metavar="DIR", help="what `simulate --parts` made")
+    add("--out", type=Path, required=True, metavar="DIR", help="state and model")
+    add("--init", metavar="NAME|FILE", help="model whose weights to start from (fine-tuning)")
+    add("--device", default="cpu", metavar="D", help="cpu (default) or cuda")
+    add("--preset", metavar="NAME", help="network, instead of the recipe's")
+    add("--morphologies", type=_positive, metavar="N", help="train on the first N only")
+    add("--epochs", type=_positive, metavar="N", help="instead of the recipe's")
+    add("--learning-rate", type=float, metavar="L", help="instead of the recipe's")
+    add("--seed", type=int, metavar="N", help="instead of the recipe's")
+
+
+_CHANGES = ("preset", "epochs", "morphologies", "learning_rate", "seed")
 
 
 # --- shared ---------------------------------------------------------------------------------

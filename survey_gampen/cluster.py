@@ -93,8 +93,14 @@ def cores() -> int:
     return max(1, CPU_COUNT)
 
 
-def load_profile(spec: str | Path = "local") -> Profile:
+def load_profile(spec: str | Path = "local", workers: int | None = None) -> Profile:
     """Read a profile by name or path and resolve what it leaves to us.
+
+    Parameters
+    ----------
+    spec : str or Path
+    workers : int, optional
+        As many workers as the job asks for, where the profile says ``auto``.
 
     Raises
     ------
@@ -119,16 +125,16 @@ def load_profile(spec: str | Path = "local") -> Profile:
     known_keys = {f.name for f in fields(Profile)} - {"name"}
     check_keys(map(str, given), known_keys, str(path))
     try:
-        return _resolve(str(spec), given)
+        return _resolve(str(spec), given, workers)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: {error}") from None
 
 
-def _resolve(name: str, given: Mapping[str, Any]) -> Profile:
+def _resolve(name: str, given: Mapping[str, Any], wanted: int | None) -> Profile:
     if given.get("kind", "local") != "local":
         raise ValueError(f"kind {given['kind']!r} is not known; it must be local")
     have = cores()
-    workers = _number(given, "workers", least=1)
+    workers = _number(given, "workers", least=1) or wanted
     threads = _number(given, "threads", least=1)
     threads = threads or max(1, min(MOST_THREADS, have // (workers or 1)))
     workers = workers or max(1, have // threads)
@@ -234,12 +240,12 @@ def ask(client: Client, function: Callable[..., T], *args: Any, tries: int = 3) 
         future = client.submit(function, *args, key=f"{function.__name__}-{number}", pure=False)
         with contextlib.suppress(CancelledError):
             future.exception()  # waits
-        outcome = _outcome(future)
-        if not isinstance(outcome, BaseException):
-            answer: T = outcome
+        ended = outcome(future)
+        if not isinstance(ended, BaseException):
+            answer: T = ended
             return answer
-        if not isinstance(outcome, WorkerLost):
-            raise outcome
+        if not isinstance(ended, WorkerLost):
+            raise ended
     raise OutsideFault(f"{tries} workers died one after the other: give them more memory")
 
 
@@ -309,10 +315,10 @@ class DaskCrew:
         told = []
         for key in keys:
             future = self._futures.pop(key)
-            told.append((key, _outcome(future)))
+            told.append((key, outcome(future)))
             future.release()
             self._through.pop(key, None)
-        if any(isinstance(outcome, WorkerLost) for _, outcome in told):
+        if any(isinstance(ended, WorkerLost) for _, ended in told):
             self._looked = 0.0
         return told
 
@@ -341,7 +347,7 @@ def _do(function: Callable[..., Any], key: str, *args: Any) -> Any:
         raise
 
 
-def _outcome(future: Future) -> Any:
+def outcome(future: Future) -> Any:
     """Return the result of a future that ended, or the exception that ended it."""
     if future.status == "finished":
         return future.result()

@@ -6,11 +6,20 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import tomli_w
 
+from survey_gampen.model.checkpoint import save_checkpoint
+from survey_gampen.model.targets import Targets
+from survey_gampen.training import simulate
+from survey_gampen.training.data import PartsSet
 from survey_gampen.training.population import Population
+from tests.networks import make_checkpoint, tiny
 
 SIZE = 119
+#: Galaxies of the set of parts that networks are trained on.
+N = 72
 
 
 def small_population(folder: Path, size: int = SIZE, **changes: Any) -> Path:
@@ -36,8 +45,24 @@ def small_population(folder: Path, size: int = SIZE, **changes: Any) -> Path:
 
 
 def inline(
-    function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], what: str, workers: int | None
+    function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], what: str, profile: object
 ) -> None:
     """What :func:`survey_gampen.training.pool.compute` does, in this process."""
     for arguments in calls:
         function(*arguments)
+
+
+def make_parts(folder: Path) -> Path:
+    """A set of parts of galaxies bright enough to learn from."""
+    population = small_population(folder, magnitude=[16.0, 20.0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulate, "compute", inline)
+        simulate.main(str(population), N, folder / "parts", parts=True)
+    return folder / "parts"
+
+
+def make_init(path: Path, parts: PartsSet) -> str:
+    """A tiny network that knows nothing, with the targets of the set."""
+    truth = parts.truth(np.arange(len(parts)), np.random.default_rng(0))
+    save_checkpoint(path, make_checkpoint(tiny()).network, Targets.fit(*truth.T), {})
+    return str(path)

@@ -13,33 +13,28 @@ import torch
 from safetensors import safe_open
 
 from survey_gampen.errors import InputError, OutsideFault
-from survey_gampen.model.checkpoint import load_checkpoint, save_checkpoint
+from survey_gampen.model.checkpoint import load_checkpoint
 from survey_gampen.model.network import _masked
-from survey_gampen.model.targets import Targets
 from survey_gampen.training import data as data_module
-from survey_gampen.training import guide, loop, simulate
+from survey_gampen.training import guide, simulate
+from survey_gampen.training import train as verb
 from survey_gampen.training.data import PartsSet, _turned
-from survey_gampen.training.loop import Training, load_recipe
+from survey_gampen.training.loop import Training
 from survey_gampen.training.population import Population
+from survey_gampen.training.recipe import load_recipe
 from tests.networks import make_checkpoint, tiny
-from tests.smallsim import SIZE, inline, small_population
+from tests.smallsim import SIZE, N, inline, make_init, make_parts
 
 ADU = Population.load("hsc-wide").unit  # in nJy
 
 pytest.importorskip("galsim", exc_type=ImportError)
 
-N, VALIDATION = 72, 16
+VALIDATION = 16
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set of parts of galaxies bright enough to learn from."""
-    folder = tmp_path_factory.mktemp("parts")
-    population = small_population(folder, magnitude=[16.0, 20.0])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(simulate, "compute", inline)
-        simulate.main(str(population), N, folder / "parts", parts=True)
-    return folder / "parts"
+    return make_parts(tmp_path_factory.mktemp("parts"))
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +50,7 @@ def recipe() -> dict[str, Any]:
 
 @pytest.fixture
 def init(tmp_path: Path, parts: PartsSet) -> str:
-    """A tiny network that knows nothing, with the targets of the set."""
-    truth = parts.truth(np.arange(N), np.random.default_rng(0))
-    path = tmp_path / "init.safetensors"
-    save_checkpoint(path, make_checkpoint(tiny()).network, Targets.fit(*truth.T), {})
-    return str(path)
+    return make_init(tmp_path / "init.safetensors", parts)
 
 
 # --- images ----------------------------------------------------------------------------------
@@ -361,14 +352,14 @@ def test_the_verb_trains(
 ) -> None:
     changes = {"epochs": 1, "validation": VALIDATION, "batch": 8, "passes": 2}
     out = tmp_path / "out"
-    assert loop.main("survey", folder, out, init=init, **changes) == 0
+    assert verb.main("survey", folder, out, init=init, **changes) == 0
     assert "epoch 1/1: training_loss" in capsys.readouterr().out
     assert load_checkpoint(out / "model.safetensors").config.size == SIZE
     with pytest.raises(InputError, match="no device 'tpu': choose cpu or cuda"):
-        loop.main("survey", folder, out, device="tpu")
+        verb.main("survey", folder, out, device="tpu")
     if not torch.cuda.is_available():
         with pytest.raises(OutsideFault, match="there is no GPU here"):
-            loop.main("survey", folder, out, device="cuda")
+            verb.main("survey", folder, out, device="cuda")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

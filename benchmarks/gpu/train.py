@@ -27,6 +27,7 @@ import torch
 from survey_gampen.training import evaluate, loop
 from survey_gampen.training.data import PartsSet
 from survey_gampen.training.recipe import load_recipe
+from survey_gampen.training.watch import Display
 
 #: Seeds of the two sets; the test set is never trained on.
 TRAIN, TEST = 1001, 2002
@@ -181,7 +182,8 @@ def ran(training: loop.Training, seconds: float) -> bool:
     signal.signal(signal.SIGALRM, over)
     signal.setitimer(signal.ITIMER_REAL, max(1.0, seconds))
     try:
-        training.run()
+        with Display() as display:
+            training.run(display)
     except OutOfTimeError:
         return False
     finally:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from survey_gampen.posterior.density import interval, kernel_density
+from survey_gampen.posterior.density import Density, interval, kernel_density
 from survey_gampen.posterior.engine import Draws
 
 QUANTITIES = ("bt", "r_e", "flux", "mag")
@@ -81,6 +81,13 @@ def summarise(draws: Draws) -> dict[str, NDArray[np.generic]]:
     n, passes = draws.physical.shape[:2]
     result["n_passes"] = np.full(n, passes, dtype=np.int32)
     return result
+
+
+def densities(physical: Tensor) -> Density:
+    """Of the marginal draws (n, passes, 3) of B/T, R_e and flux, all finite: (n, 3)."""
+    ordered = physical.double().transpose(1, 2).sort(dim=-1).values
+    std = moments(ordered)[1]
+    return kernel_density(ordered, std, _REFLECTED[:3], _LOWER[:3], _UPPER[:3])
 
 
 def _statistics(values: Tensor) -> dict[str, Tensor]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -71,3 +73,44 @@ def coverage_figure(ranks: Mapping[str, Array], magnitude: Array, path: Path) ->
     histogram.set(xlabel="rank of the truth among the draws", ylabel="density")
     figure.suptitle(f"{int(rows.sum())} galaxies, {words}", fontsize=10)
     figure.savefig(path, dpi=110)
+
+
+def calibration_figure(found: Sequence[Mapping[str, Any]], chosen: float, path: Path) -> None:
+    """Coverage less its level, one curve a dropout rate; below, ranks of the truth.
+
+    Parameters
+    ----------
+    found : sequence of mapping
+        Of each rate, what :func:`survey_gampen.training.calibrate.judge` returns, and ``rate``.
+    chosen : float
+    path : Path
+    """
+    figure = new_figure(11, 6.2)
+    axes = figure.subplots(2, 3)
+    shades = np.linspace(0.05, 0.85, len(found))
+    for k, (name, label) in enumerate(_LABELS.items()):
+        curves, ranks = axes[0, k], axes[1, k]
+        for one, shade in zip(found, shades, strict=True):
+            best = one["rate"] == chosen
+            style: dict[str, Any] = {
+                "color": colormaps["viridis"](shade),
+                "lw": 2.4 if best else 1.2,
+                "label": f"{one['rate']:g}{' (chosen)' if best else ''}",
+            }
+            levels = np.array(one["levels"])
+            curves.plot(levels, 100 * (np.array(one[name]["coverage"]) - levels), **style)
+            counts = np.array(one[name]["ranks"])
+            ranks.stairs(
+                counts * len(counts) / one["n"], np.linspace(0, 1, len(counts) + 1), **style
+            )
+        # Two standard errors of a share of so many galaxies.
+        error = 200 * np.sqrt(levels * (1 - levels) / found[0]["n"])
+        curves.fill_between(levels, -error, error, color="0.9", zorder=0)
+        curves.axhline(0, color="k", ls="--", lw=0.8)
+        curves.set(title=label.split(" ")[0], xlabel="level of the interval")
+        ranks.axhline(1, color="k", ls="--", lw=0.8)
+        ranks.set(xlabel="rank of the truth among the draws")
+    axes[0, 0].set_ylabel("truths inside, less the level [points]")
+    axes[1, 0].set_ylabel("density")
+    axes[0, 2].legend(frameon=False, fontsize=8, title="dropout rate")
+    figure.savefig(path, dpi=110, format="png")

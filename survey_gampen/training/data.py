@@ -26,6 +26,10 @@ from survey_gampen.errors import InputError
 from survey_gampen.training.population import Population, half_light_radius
 from survey_gampen.training.simulate import PARTS, PARTS_FLUX, read_settings, read_truth
 
+_ALL = slice(None)
+#: Images whose noise comes from one generator, if that many are next to each other in a batch.
+_NOISE_BLOCK = 16
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -82,15 +86,21 @@ class PartsSet:
         flux = 10 ** (-0.4 * (magnitude - self.population["zero_point"])) * self.population.unit
         return np.stack([bt, r_e, flux], axis=1)
 
-    def mix(self, rows: NDArray[np.int64], rng: np.random.Generator) -> Batch:
-        """Images of the morphologies `rows` (n,), with all else drawn from `rng`."""
+    def mix(self, rows: NDArray[np.int64], rng: np.random.Generator, share: slice = _ALL) -> Batch:
+        """Images of the morphologies `rows` (n,), with all else drawn from `rng`.
+
+        Of these only those in `share` are made; who makes the others, makes them as they are here.
+        """
         n, device = len(rows), self.parts.device
         population = self.population
         truth = self.truth(rows, rng)
-        bt, flux = truth[:, 0], truth[:, 2] / population.unit
         low, high = population["noise"]["sky_sigma"]
         sky_sigma = rng.uniform(low, high, size=n)
         turns, flips = rng.integers(0, 4, size=(2, n)), rng.integers(0, 2, size=(2, n))
+        noise_seeds = rng.integers(2**62, size=n)
+        rows, truth, sky_sigma = rows[share], truth[share], sky_sigma[share]
+        turns, flips, noise_seeds = turns[:, share], flips[:, share], noise_seeds[share]
+        bt, flux = truth[:, 0], truth[:, 2] / population.unit
 
         def column(values: NDArray[np.float64]) -> Tensor:
             return torch.from_numpy(values.astype(np.float32)).to(device)[:, None, None]
@@ -100,20 +110,22 @@ class PartsSet:
             bulge.mul_(column(flux * bt / PARTS_FLUX))
         )
         image = _turned(galaxy, turns[0], flips[0]).add_(_turned(around, turns[1], flips[1]))
-        noise = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
+        noise = _normals(image.shape, noise_seeds, device)
         # Fourier transforms ring: a little below zero around a very bright galaxy.
         light = image.clamp(min=0).div_(population["noise"]["sky_level"])
         sigma = light.add_(1).sqrt_().mul_(column(sky_sigma))
-        image.add_(sigma.mul_(torch.randn(image.shape, generator=noise, device=device)))
+        image.add_(sigma.mul_(noise))
         return Batch(image.mul_(population.unit), truth)
 
-    def epoch(self, rows: NDArray[np.int64], batch: int, seed: int, epoch: int) -> Iterator[Batch]:
-        """Whole batches over `rows` in an order and with a mixture keyed by (seed, epoch)."""
+    def epoch(
+        self, rows: NDArray[np.int64], batch: int, seed: int, epoch: int, share: slice = _ALL
+    ) -> Iterator[Batch]:
+        """A share of whole batches over `rows`; order and mixture are keyed by (seed, epoch)."""
         order = np.random.Generator(np.random.Philox(key=[seed, epoch << 32])).permutation(rows)
 
         def mixed(step: int) -> Batch:
             rng = np.random.Generator(np.random.Philox(key=[seed, (epoch << 32) + step + 1]))
-            return self.mix(order[step * batch : (step + 1) * batch], rng)
+            return self.mix(order[step * batch : (step + 1) * batch], rng, share)
 
         steps = range(len(order) // batch)
         # A GPU would wait for the truth, which the CPU works out; on a CPU all compete anyway.
@@ -132,6 +144,16 @@ def _ahead(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def _normals(shape: torch.Size, seeds: NDArray[np.int64], device: torch.device) -> Tensor:
+    """Normal deviates (n, y, x), drawn by the block from the seed of the block's first image."""
+    noise = torch.empty(shape, device=device)
+    generator = torch.Generator(device)
+    for start in range(0, len(noise), _NOISE_BLOCK):
+        generator.manual_seed(int(seeds[start]))
+        noise[start : start + _NOISE_BLOCK].normal_(generator=generator)
+    return noise
 
 
 def _turned(images: Tensor, turns: NDArray[np.int64], flips: NDArray[np.int64]) -> Tensor:

@@ -1,30 +1,25 @@
-"""`survey-gampen train`: one process, a checkpoint an epoch, resumable at any moment.
+"""Training a network: steps, epochs, the best model.
 
-OUT holds ``state.safetensors`` (weights, moments of the optimiser, history; replaced atomically
-after each epoch) and ``model.safetensors`` (the best epoch by the likelihood over passes, in
-half precision: what ``run --model`` takes). The same command goes on where it stopped.
+The folder OUT holds ``state.safetensors`` (weights, moments of the optimiser, history; replaced
+atomically after each epoch) and ``model.safetensors`` (the best epoch by the likelihood over
+passes, in half precision: what ``run --model`` takes). Another training on the same folder goes
+on where this one stopped.
 """
 
 from __future__ import annotations
 
-import json
 import platform
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from survey_gampen.commit import replace
-from survey_gampen.errors import InputError, OutsideFault
+from survey_gampen.errors import InputError
 from survey_gampen.model.checkpoint import load_checkpoint, save_checkpoint
 from survey_gampen.model.head import negative_log_likelihood
 from survey_gampen.model.network import Gampen
@@ -33,8 +28,11 @@ from survey_gampen.model.targets import Targets
 from survey_gampen.training import guide
 from survey_gampen.training.data import Batch, PartsSet
 from survey_gampen.training.population import fits
-from survey_gampen.training.recipe import load_recipe, one_cycle
+from survey_gampen.training.ranks import Ranks
+from survey_gampen.training.recipe import one_cycle
+from survey_gampen.training.state import State
 from survey_gampen.training.validation import figures, outputs
+from survey_gampen.training.watch import Watch
 from survey_gampen.training.widths import widen, width_factors
 
 #: Steps between two looks at the loss.
@@ -43,54 +41,15 @@ _LOOK = 20
 _MIXES, _CALIBRATION_PASSES = 4, 8
 
 
-def main(
-    recipe: str,
-    data: Path,
-    out: Path,
-    *,
-    init: str | None = None,
-    device: str = "cpu",
-    **changes: Any,
-) -> int:
-    """Train a network.
+class _WithCrop(nn.Module):
+    """A network as a step of training calls it, in the form that can be made parallel."""
 
-    Parameters
-    ----------
-    recipe : str
-        Name of a shipped recipe, or a TOML file.
-    data : Path
-        Folder made by ``simulate --parts``.
-    out : Path
-        State and model; a state that is there is gone on with.
-    init : str, optional
-        Start from the weights of this model.
-    device : str
-    **changes
-        Top-level values of the recipe to set differently (None: as it is), and ``learning_rate``.
+    def __init__(self, network: Gampen) -> None:
+        super().__init__()
+        self.network = network
 
-    Raises
-    ------
-    InputError
-        If recipe, data or initial model cannot be used, or `out` holds another training.
-    OutsideFault
-        If there is no such device.
-    """
-    chosen = load_recipe(recipe, **changes)
-    out.mkdir(parents=True, exist_ok=True)  # rather an error now than after an epoch
-    training = Training(chosen, PartsSet(data, _usable(device)), out, init)
-    training.run()
-    return 0
-
-
-def _usable(device: str) -> str:
-    if device == "cuda":
-        if not torch.cuda.is_available():
-            raise OutsideFault("there is no GPU here: train with --device cpu, or elsewhere")
-        # All steps have one shape: the fastest kernels are worth looking for.
-        torch.backends.cudnn.benchmark = True
-    elif device != "cpu":
-        raise InputError(f"no device {device!r}: choose cpu or cuda")
-    return device
+    def forward(self, image: Tensor, masks: list[Tensor | None]) -> tuple[Tensor, Tensor]:
+        return self.network.with_crop(image, masks)
 
 
 class Training:
@@ -104,12 +63,24 @@ class Training:
     out : Path
     init : str, optional
         Model whose weights and targets to start from.
+    ranks : Ranks
+        Which share of each batch is this process's.
+    staging : Path, optional
+        Where files are made before they are published, on the file system of `out`.
     """
 
     def __init__(
-        self, recipe: dict[str, Any], data: PartsSet, out: Path, init: str | None = None
+        self,
+        recipe: dict[str, Any],
+        data: PartsSet,
+        out: Path,
+        init: str | None = None,
+        ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+        staging: Path | None = None,
     ) -> None:
-        self.recipe, self.data, self.out = recipe, data, out
+        self.recipe, self.data, self.out, self.ranks = recipe, data, out, ranks
+        self.staging = staging or out / ".staging"
+        self.share = ranks.share(recipe["batch"])
         self.device = data.parts.device
         self.before: dict[str, Any] | None = None  # provenance of the weights to start from
         rows = np.arange(len(data))
@@ -141,51 +112,48 @@ class Training:
         self.epoch, self.history = 0, []  # type: int, list[dict[str, Any]]
         if (out / "state.safetensors").exists():
             self._load()
+        self.step = ranks.parallel(_WithCrop(self.network), self.device)
 
     @property
     def steps(self) -> int:
         """Steps an epoch."""
         return len(self.train_rows) // int(self.recipe["batch"])
 
-    def run(self) -> None:
+    def run(self, watch: Watch | None = None) -> None:
         """Train to the last epoch of the recipe, and set the widths of the best model."""
-        self.to_the_last_epoch()
-        self.calibrate()
+        self.to_the_last_epoch(watch)
+        if self.ranks.first:
+            self.calibrate()
 
-    def to_the_last_epoch(self) -> None:
+    def to_the_last_epoch(self, watch: Watch | None = None) -> None:
         """Train, with a state and perhaps a model saved after each epoch."""
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        console = Console()
-        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-            while self.epoch < self.recipe["epochs"]:
-                name = f"epoch {self.epoch + 1}/{self.recipe['epochs']}"
-                task = progress.add_task(name, total=self.steps)
-                started = time.monotonic()
-                loss = self._train(lambda task=task: progress.advance(task))  # type: ignore[misc]
-                seconds = time.monotonic() - started
-                self.epoch += 1
-                found = {
-                    "epoch": self.epoch,
-                    "training_loss": loss,
-                    "images_per_second": self.steps * self.recipe["batch"] / seconds,
-                    **self.validate(),
-                }
-                self.history.append(found)
-                told = [f"{k} {v:.4g}" for k, v in found.items() if k != "epoch"]
-                console.print(f"{name}: {', '.join(told)}", soft_wrap=True, highlight=False)
-                self._save()
+        watch = watch or Watch()
+        while self.epoch < self.recipe["epochs"]:
+            watch.begins(self.epoch + 1, self.recipe["epochs"], self.steps)
+            started = time.monotonic()
+            loss = self._train(watch)
+            seconds = time.monotonic() - started
+            self.epoch += 1
+            if not self.ranks.first:
+                continue
+            found = {
+                "epoch": self.epoch,
+                "training_loss": loss,
+                "images_per_second": self.steps * self.recipe["batch"] / seconds,
+                **self.validate(),
+            }
+            self.history.append(found)
+            self._save()
+            watch.ended(found, self.recipe["epochs"])
 
-    def _train(self, tick: Callable[[], None]) -> float:
+    def _train(self, watch: Watch) -> float:
         recipe = self.recipe
-        torch.manual_seed(recipe["seed"] * 100_003 + self.epoch)  # dropout masks
+        # Dropout masks; each process has its own.
+        torch.manual_seed(recipe["seed"] * 100_003 + self.epoch + (self.ranks.index << 40))
         self.network.train()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        batches = self.data.epoch(self.train_rows, recipe["batch"], recipe["seed"], self.epoch)
+        order = (recipe["batch"], recipe["seed"], self.epoch)
+        batches = self.data.epoch(self.train_rows, *order, self.share)
         for step, batch in enumerate(batches, start=self.epoch * self.steps):
             progress = step / (recipe["epochs"] * self.steps)
             share = one_cycle(progress, recipe["optimiser"]["warm_up"])
@@ -201,15 +169,15 @@ class Training:
             look = step % _LOOK == 0 or (step + 1) % self.steps == 0
             if look and not torch.isfinite(total):
                 raise InputError("the loss is not finite: lower learning_rate in the recipe")
-            tick()
-        return total.item() / self.steps
+            watch.step()
+        return self.ranks.mean(total) / self.steps
 
     def _loss(self, batch: Batch, left: float) -> Tensor:
         """The loss of a batch when a share `left` of all steps is still to come."""
         network = self.network
         with torch.autocast(self.device.type, torch.bfloat16):
             masks = network.random_masks(len(batch.image), torch.empty(0, device=self.device))
-            out, theta = network.with_crop(batch.image, masks)
+            out, theta = self.step(batch.image, masks)
         likelihood = negative_log_likelihood(out, self._scaled(batch)).mean()
         crop = self.recipe["crop"]
         half_side = 0.5 * network.arch.size * network.arch.pixel_scale
@@ -253,7 +221,7 @@ class Training:
         widen(model.network, factors)
         meta = {**model.meta, "width_factors": factors.tolist()}
         write = partial(save_checkpoint, network=model.network, targets=model.targets, meta=meta)
-        replace(path, write, self.out / ".staging")
+        replace(path, write, self.staging)
 
     def _save(self) -> None:
         header = {
@@ -263,16 +231,11 @@ class Training:
             "epoch": self.epoch,
             "history": self.history,
         }
-        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
-        for i, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{i}.{k}": v for k, v in state.items()}
-        tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        metadata = {"training": json.dumps(header)}
-        staging = self.out / ".staging"
+        state = State.of(self.network, self.optimiser, header)
         # The model first: a state that says "epoch 7 was the best" must not stand without it.
         if self.history[-1]["nll"] <= min(h["nll"] for h in self.history):
-            replace(self.out / "model.safetensors", self._export, staging)
-        replace(self.out / "state.safetensors", lambda p: save_file(tensors, p, metadata), staging)
+            replace(self.out / "model.safetensors", self._export, self.staging)
+        replace(self.out / "state.safetensors", state.save, self.staging)
 
     def _export(self, path: Path) -> None:
         population = self.data.settings["population"]
@@ -301,24 +264,12 @@ class Training:
         save_checkpoint(path, self.network, self.targets, meta)
 
     def _load(self) -> None:
-        path = self.out / "state.safetensors"
-        with safe_open(path, framework="pt") as f:
-            header = json.loads(f.metadata()["training"])
-            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+        state = State.load(self.out / "state.safetensors")
+        header = state.header
         if header["recipe"] != self.recipe or header["data"] != self.data.settings:
             raise InputError(
                 f"{self.out} holds a training with other settings: choose another --out"
             )
         self.targets = Targets.from_dict(header["targets"])
         self.epoch, self.history = header["epoch"], header["history"]
-        prefix = "network."
-        weights = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-        self.network.load_state_dict(weights)
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimiser."):
-                _, index, key = name.split(".")
-                if tensor.dim() == 4:  # as the weights lie
-                    tensor = tensor.contiguous(memory_format=torch.channels_last)
-                state.setdefault(int(index), {})[key] = tensor
-        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})
+        state.restore(self.network, self.optimiser)

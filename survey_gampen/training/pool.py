@@ -1,55 +1,112 @@
-"""Independent tasks on all cores of this machine, with progress."""
+"""Independent tasks on the workers of a cluster, with progress."""
 
 from __future__ import annotations
 
-import os
+import itertools
+import queue
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import dask
-from dask.callbacks import Callback
+from distributed import Client, Future
 from rich.console import Console
 from rich.progress import Progress
 
+from survey_gampen import cluster
+from survey_gampen.errors import OutsideFault
+from survey_gampen.run.triage import WorkerLost
+
+#: Workers that may die under one task.
+TRIES = 3
+
+
+def one_a_core(name: str, workers: int | None = None) -> cluster.Profile:
+    """A cluster profile with `workers` workers, or one a core, where it says ``auto``."""
+    return cluster.load_profile(name, workers=workers or cluster.cores())
+
 
 def compute(
-    function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], what: str, workers: int | None
+    function: Callable[..., Any],
+    calls: Iterable[tuple[Any, ...]],
+    what: str,
+    profile: cluster.Profile,
 ) -> None:
-    """Call `function` with each of `calls`, on `workers` processes (default: one a core).
+    """Call `function` with each of `calls`, one at a time on each worker of a profile.
 
-    `function` publishes its own result; nothing travels back.
+    `function` publishes its own result; nothing travels back. A call whose worker dies is made
+    again elsewhere; the first that fails otherwise ends all.
+
+    Raises
+    ------
+    OutsideFault
+        If worker after worker dies under one call.
     """
-    tasks = [dask.delayed(function)(*arguments) for arguments in calls]
-    if not tasks:
+    todo = list(calls)
+    if not todo:
         return
-    # One thread a process: the processes are the parallelism.
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
-    with _Count(len(tasks), what):
-        dask.compute(
-            *tasks, scheduler="processes", num_workers=workers or os.cpu_count(), chunksize=1
+    with cluster.start(profile) as client, _Count(len(todo), what) as count:
+        tasks = (_Task(client, function, number, call) for number, call in enumerate(todo))
+        ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        running = {
+            task.begin(ended): task
+            for task in itertools.islice(tasks, profile.window * profile.workers)
+        }
+        while running:
+            future = ended.get()
+            task = running.pop(future)
+            outcome = cluster.outcome(future)
+            if isinstance(outcome, WorkerLost) and task.tries < TRIES:
+                running[task.begin(ended)] = task
+                continue
+            if isinstance(outcome, WorkerLost):
+                raise OutsideFault(f"{outcome}, {TRIES} times: give the workers more memory")
+            if isinstance(outcome, BaseException):
+                raise outcome
+            count.one()
+            for following in itertools.islice(tasks, 1):
+                running[following.begin(ended)] = following
+
+
+class _Task:
+    def __init__(
+        self, client: Client, function: Callable[..., Any], number: int, call: tuple[Any, ...]
+    ) -> None:
+        self._client, self._function, self._call = client, function, call
+        self._name = f"{function.__name__.replace('_', '-')}-{number}"
+        self.tries = 0
+
+    def begin(self, ended: queue.SimpleQueue[Future]) -> Future:
+        self.tries += 1
+        future = self._client.submit(
+            self._function,
+            *self._call,
+            key=f"{self._name}-{self.tries}",
+            resources={"infer": 1},  # one a worker
+            pure=False,
         )
+        future.add_done_callback(ended.put)
+        return future
 
 
-class _Count(Callback):
+class _Count:
     """Counts finished tasks: a bar on a terminal, a line each tenth elsewhere."""
 
     def __init__(self, total: int, what: str) -> None:
         self.total, self.done, self.what = total, 0, what
         self.progress = Progress(console=Console(), disable=not sys.stdout.isatty())
         self.bar = self.progress.add_task(what, total=total)
-        super().__init__()
 
-    def _start(self, dsk: Any) -> None:
+    def __enter__(self) -> _Count:
         self.progress.start()
+        return self
 
-    def _posttask(self, key: Any, result: Any, dsk: Any, state: Any, worker_id: Any) -> None:
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+    def one(self) -> None:
+        """One more is done."""
         self.done += 1
         self.progress.advance(self.bar)
         tenth = self.done * 10 // self.total > (self.done - 1) * 10 // self.total
         if self.progress.disable and tenth:
             print(f"{self.what}: {self.done} of {self.total}", flush=True)
-
-    def _finish(self, dsk: Any, state: Any, failed: bool) -> None:
-        self.progress.stop()

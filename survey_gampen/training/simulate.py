@@ -25,7 +25,7 @@ from zarr.codecs import ZstdCodec
 
 from survey_gampen.commit import publish
 from survey_gampen.errors import InputError
-from survey_gampen.training.pool import compute
+from survey_gampen.training.pool import compute, one_a_core
 from survey_gampen.training.population import Galaxy, Population
 
 BLOCK = 128
@@ -43,6 +43,7 @@ def main(
     seed: int = 0,
     psfs: tuple[Path, ...] = (),
     parts: bool = False,
+    cluster: str = "local",
     workers: int | None = None,
 ) -> int:
     """Simulate `n` galaxies of a population into the folder `out`.
@@ -54,6 +55,7 @@ def main(
     """
     if n < 1:
         raise InputError("simulate at least one galaxy: raise --n")
+    profile = one_a_core(cluster, workers)
     chosen = Population.load(population)
     settings = {
         "population": chosen.table,
@@ -65,7 +67,7 @@ def main(
     _prepare(out, settings, chosen["size"])
     missing = [b for b in range(-(-n // BLOCK)) if not _truth_file(out, b).exists()]
     calls = [(str(out), block) for block in missing]
-    compute(simulate_block, calls, f"blocks of {BLOCK} galaxies", workers)
+    compute(simulate_block, calls, f"blocks of {BLOCK} galaxies", profile)
     print(f"{n} galaxies of {chosen['name']} in {out}")
     return 0
 

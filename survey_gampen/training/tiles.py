@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from survey_gampen.commit import publish
 from survey_gampen.commit import replace as replace_file
 from survey_gampen.errors import InputError
-from survey_gampen.training.pool import compute
+from survey_gampen.training.pool import compute, one_a_core
 from survey_gampen.training.population import Galaxy, Population
 
 #: Numbers of the mask planes in HSC coadds (Bosch et al. 2018, PASJ 70, S5; read off PDR files).
@@ -75,6 +75,7 @@ def main(
     seed: int = 0,
     psfs: tuple[Path, ...] = (),
     per_tile: int = 49,
+    cluster: str = "local",
     workers: int | None = None,
 ) -> int:
     """Simulate `n` galaxies on tiles of at most `per_tile` into the folder `out`.
@@ -86,6 +87,7 @@ def main(
     """
     if n < 1 or per_tile < 1:
         raise InputError("simulate at least one galaxy: raise --n and --per-tile")
+    profile = one_a_core(cluster, workers)
     chosen = Population.load(population)
     _prepare(
         out,
@@ -112,7 +114,7 @@ def main(
         for tile in range(-(-n // per_tile))
     ]
     missing = [f for f in fields if not f.truth.exists()]
-    compute(make_tile, [(f, f.tile * per_tile) for f in missing], "tiles", workers)
+    compute(make_tile, [(f, f.tile * per_tile) for f in missing], "tiles", profile)
     truth = pa.concat_tables([pq.read_table(f.truth) for f in fields])
     # Whatever the population, the files are laid out as those of HSC.
     settings = f'survey = "hsc-wide"\nband = "{chosen["band"]}"\nimages = "tiles"\n'

@@ -17,19 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from survey_gampen.model.head import predicted
 from survey_gampen.model.network import Gampen
-from survey_gampen.model.targets import PARAMETERS, Targets
-from survey_gampen.posterior.engine import Draws
-from survey_gampen.posterior.summary import LEVELS, summarise
-from survey_gampen.training.metrics import covered
+from survey_gampen.model.targets import Targets
+from survey_gampen.posterior.summary import LEVELS
+from survey_gampen.training.coverage import coverage
 
-#: As many draws a galaxy as a run takes by default: the fewer, the more the estimate smooths.
-_DRAWS = 1000
-_LEVEL = "ci68"
+_LEVEL = LEVELS["ci68"]
 #: Between which factors to look, and how often to halve the range: down to half a per cent.
 _RANGE, _HALVINGS = (0.25, 4.0), 9
-_CHUNK = 256  # galaxies summarised at once
 
 
 def width_factors(outputs: Tensor, truth: NDArray[np.float64], targets: Targets) -> Tensor:
@@ -53,26 +48,9 @@ def width_factors(outputs: Tensor, truth: NDArray[np.float64], targets: Targets)
     low, high = (torch.full((3,), limit) for limit in _RANGE)
     for _ in range(_HALVINGS):
         middle = (low * high).sqrt()
-        enough = _coverage(outputs, middle, truth, targets) >= LEVELS[_LEVEL]
+        enough = coverage(outputs, truth, targets, [_LEVEL], middle)[0] >= _LEVEL
         low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
     return (low * high).sqrt()
-
-
-def _coverage(
-    outputs: Tensor, factors: Tensor, truth: NDArray[np.float64], targets: Targets
-) -> Tensor:
-    """Share of the truths within the published interval, for each target, (3,)."""
-    inside = []
-    for start in range(0, len(outputs), _CHUNK):
-        part = outputs[start : start + _CHUNK]
-        mean, deviation = predicted(part, math.ceil(_DRAWS / part.shape[1]))
-        scaled = mean + factors * deviation
-        nothing = torch.zeros(len(part), 3)  # what the summary says of the crop is not asked
-        finite = torch.ones(len(part), dtype=torch.bool)
-        columns = summarise(Draws(scaled, targets.to_physical(scaled), nothing, finite))
-        true = dict(zip(PARAMETERS, truth[start : start + _CHUNK].T, strict=True))
-        inside.append([covered(columns, true, p, _LEVEL) for p in PARAMETERS])
-    return torch.from_numpy(np.concatenate(inside, axis=1).mean(axis=1))
 
 
 def widen(network: Gampen, factors: Tensor) -> None:

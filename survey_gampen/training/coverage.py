@@ -1,0 +1,69 @@
+"""Whether intervals hold what they claim: coverage at any level, and ranks of the truth.
+
+From the outputs of some passes, in a training, where an engine would be out of place; the
+intervals are those that are published (Ghosh et al. 2021, arXiv:2107.01654, section 5.2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from survey_gampen.model.head import predicted
+from survey_gampen.model.targets import Targets
+from survey_gampen.posterior.density import interval
+from survey_gampen.posterior.summary import densities
+
+#: As many draws a galaxy as a run takes by default: the fewer, the more the estimate smooths.
+DRAWS = 1000
+_CHUNK = 256  # galaxies at once
+
+
+def coverage(
+    outputs: Tensor,
+    truth: NDArray[np.float64],
+    targets: Targets,
+    levels: Sequence[float],
+    widths: Tensor | float = 1.0,
+) -> Tensor:
+    """Shares of truths within the published intervals.
+
+    Parameters
+    ----------
+    outputs : Tensor, (n, passes, 3 or 9)
+    truth : ndarray, (n, 3)
+        B/T, R_e [arcsec], flux [nJy].
+    targets : Targets
+    levels : sequence of float
+    widths : Tensor, (3,)
+        Factors on the predicted standard deviations of the scaled targets.
+
+    Returns
+    -------
+    Tensor, (levels, 3) float64
+    """
+    inside = torch.zeros(len(levels), 3, dtype=torch.float64)
+    for rows, draws in physical_draws(outputs, targets, widths):
+        density, true = densities(draws), torch.from_numpy(truth[rows])
+        for k, level in enumerate(levels):
+            low, high = interval(density, level)
+            # Draws are float32: a truth on the boundary must not fall outside by rounding.
+            held = (low <= true * (1 + 1e-6)) & (high >= true * (1 - 1e-6))
+            inside[k] += held.double().sum(0)
+    return inside / len(outputs)
+
+
+def physical_draws(
+    outputs: Tensor, targets: Targets, widths: Tensor | float = 1.0
+) -> Iterator[tuple[slice, Tensor]]:
+    """Draws (n, at least :data:`DRAWS`, 3) from outputs, by the chunk of galaxies."""
+    each = math.ceil(DRAWS / outputs.shape[1])
+    for start in range(0, len(outputs), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        mean, deviation = predicted(outputs[rows], each)
+        yield rows, targets.to_physical(mean + widths * deviation)

@@ -1,0 +1,126 @@
+"""`survey-gampen train`: who may train into a folder, and on which processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from survey_gampen.errors import InputError, OutsideFault
+from survey_gampen.run.claim import Claim
+from survey_gampen.run.layout import RunDir
+from survey_gampen.training.data import PartsSet
+from survey_gampen.training.loop import Training
+from survey_gampen.training.ranks import Ranks
+from survey_gampen.training.recipe import load_recipe
+from survey_gampen.training.watch import Display, Watch
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to train, in a form that travels to a worker.
+
+    Attributes
+    ----------
+    recipe : dict
+        From :func:`load_recipe`.
+    data, out : str
+        Folder made by ``simulate --parts``; folder of state and model.
+    init : str, optional
+        Model whose weights to start from.
+    device : str
+        ``cpu`` or ``cuda``.
+    token : str
+        Of the client's claim: names the corner of the staging area where files are made. A rank
+        that outlives its client finds its corner closed, and can publish nothing.
+    """
+
+    recipe: dict[str, Any]
+    data: str
+    out: str
+    init: str | None
+    device: str
+    token: str
+
+
+def main(
+    recipe: str,
+    data: Path,
+    out: Path,
+    *,
+    init: str | None = None,
+    device: str = "cpu",
+    cluster: str | None = None,
+    ranks: int = 1,
+    **changes: Any,
+) -> int:
+    """Train a network; again on the same folder: go on after the last epoch.
+
+    Parameters
+    ----------
+    recipe : str
+        Name of a shipped recipe, or a TOML file.
+    data : Path
+        Folder made by ``simulate --parts``.
+    out : Path
+        State and model.
+    init : str, optional
+        Start from the weights of this model.
+    device : str
+    cluster : str, optional
+        Profile on whose workers to train; None: in this process.
+    ranks : int
+        Workers that share each batch.
+    **changes
+        Top-level values of the recipe to set differently (None: as it is), and ``learning_rate``.
+
+    Raises
+    ------
+    InputError
+        If recipe, data or initial model cannot be used, `out` holds another training, or somebody
+        else trains there.
+    OutsideFault
+        If there is no such device, or ranks are lost again and again.
+    """
+    chosen = load_recipe(recipe, **changes)
+    Ranks(0, ranks).share(chosen["batch"])
+    if ranks > 1 and cluster is None:
+        cluster = "local"
+    out = out.absolute()
+    out.mkdir(parents=True, exist_ok=True)  # rather an error now than after an epoch
+    with Claim(RunDir(out)) as claim, Display() as display:
+        order = Order(chosen, str(data.absolute()), str(out), init, device, claim.token)
+        if cluster is None:
+            work(order, Ranks(), display)
+        else:
+            from survey_gampen.training.gang import train_on
+
+            train_on(cluster, order, ranks, display, claim.check)
+    return 0
+
+
+def work(order: Order, ranks: Ranks, watch: Watch) -> None:
+    """Train as one of `ranks`, which have joined if they are several. Runs without Dask too."""
+    data = PartsSet(Path(order.data), usable(order.device))
+    staging = RunDir(Path(order.out)).staging(order.token)
+    Training(order.recipe, data, Path(order.out), order.init, ranks, staging).run(watch)
+
+
+def usable(device: str) -> str:
+    """A device that is there.
+
+    Raises
+    ------
+    InputError, OutsideFault
+        If there is no such kind of device; if this machine has none.
+    """
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise OutsideFault("there is no GPU here: train with --device cpu, or elsewhere")
+        # All steps have one shape: the fastest kernels are worth looking for.
+        torch.backends.cudnn.benchmark = True
+    elif device != "cpu":
+        raise InputError(f"no device {device!r}: choose cpu or cuda")
+    return device

@@ -1,0 +1,162 @@
+"""One training on several workers: the same as on one, and it survives what befalls them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from safetensors import safe_open
+
+from survey_gampen.errors import InputError
+from survey_gampen.training import train
+from survey_gampen.training.data import PartsSet
+from survey_gampen.training.ranks import Ranks
+from tests.smallsim import make_init, make_parts
+
+pytest.importorskip("galsim", exc_type=ImportError)
+
+#: 64 galaxies to train on, in batches of 32: each of two ranks makes one block of noise a step.
+CHANGES: dict[str, Any] = {"validation": 8, "batch": 32, "passes": 2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_parts(tmp_path_factory.mktemp("parts"))
+
+
+@pytest.fixture(scope="module")
+def init(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> str:
+    return make_init(tmp_path_factory.mktemp("init") / "init.safetensors", PartsSet(folder))
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped recipe at the size of these tests, with an epoch of some seconds."""
+    import tomli_w
+
+    from survey_gampen.training.recipe import load_recipe
+
+    path = tmp_path_factory.mktemp("recipe") / "small.toml"
+    table = load_recipe("survey", epochs=12, dropout_rate=0.0, learning_rate=1e-3, **CHANGES)
+    path.write_text(tomli_w.dumps(table))
+    return path
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """A profile of two small workers."""
+    path = tmp_path / "two.yaml"
+    path.write_text(yaml.safe_dump({"kind": "local", "workers": 2, "threads": 1}))
+    return path
+
+
+def history(out: Path) -> list[dict[str, float]]:
+    """Figures of the epochs that are done, without their speed."""
+    try:
+        with safe_open(out / "state.safetensors", framework="pt") as f:
+            told = json.loads(f.metadata()["training"])["history"]
+    except FileNotFoundError:
+        return []
+    return [{k: v for k, v in epoch.items() if k != "images_per_second"} for epoch in told]
+
+
+def close(a: list[dict[str, float]], b: list[dict[str, float]]) -> bool:
+    """Whether two loss curves agree but for the order of sums in half precision."""
+    return len(a) == len(b) and all(
+        x[key] == pytest.approx(y[key], rel=0.02, abs=0.02)
+        for x, y in zip(a, b, strict=True)
+        for key in ("training_loss", "nll")
+    )
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory, folder: Path, init: str, recipe: Path) -> Any:
+    """The loss curve of one process that nobody disturbs."""
+    out = tmp_path_factory.mktemp("calm") / "out"
+    train.main(str(recipe), folder, out, init=init)
+    return history(out)
+
+
+class Client:
+    """`survey-gampen train` on two ranks, in a process of its own."""
+
+    def __init__(self, recipe: Path, folder: Path, out: Path, init: str, profile: Path) -> None:
+        self.out = out
+        self.words = [sys.executable, "-m", "survey_gampen.cli", "train", str(recipe)]
+        self.words += ["--data", str(folder), "--out", str(out), "--init", init]
+        self.words += ["--cluster", str(profile), "--ranks", "2"]
+        self.begin()
+
+    def begin(self) -> None:
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        self.process = subprocess.Popen(self.words, text=True, **pipes)
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 300) -> None:
+        until = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, self.process.communicate()[0]
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes in which the ranks train: those that have loaded the network."""
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        return sorted(
+            (p for p in family if p.memory_info().rss > 200e6), key=lambda p: p.create_time()
+        )
+
+
+@pytest.fixture
+def client(recipe: Path, folder: Path, tmp_path: Path, init: str, two: Path) -> Any:
+    client = Client(recipe, folder, tmp_path / "out", init, two)
+    yield client
+    client.process.kill()
+    client.process.communicate()
+
+
+def test_two_ranks_train_as_one_and_survive_the_loss_of_one(client: Client, calm: Any) -> None:
+    client.wait_for(lambda: len(history(client.out)) >= 2)
+    client.workers()[-1].kill()
+    told = client.process.communicate(timeout=600)[0]
+    assert client.process.returncode == 0, told
+    assert "all ranks begin again after the last epoch" in told
+    assert close(history(client.out), calm)
+    assert (client.out / "model.safetensors").exists()
+
+
+def test_a_killed_client_loses_an_epoch_at_most(client: Client, calm: Any) -> None:
+    client.wait_for(lambda: len(history(client.out)) >= 2)
+    os.kill(client.process.pid, signal.SIGKILL)
+    client.process.communicate()
+    done = len(history(client.out))
+    client.begin()
+    refused = subprocess.run(client.words, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "pid" in refused.stderr
+    told = client.process.communicate(timeout=600)[0]
+    assert client.process.returncode == 0, told
+    assert f"epoch {done}/12" not in told
+    assert close(history(client.out), calm)
+
+
+def test_a_batch_that_cannot_be_shared(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="28 images can't be shared evenly by 3 ranks"):
+        Ranks(0, 3).share(28)
+    with pytest.raises(InputError, match="64 images can't be shared evenly by 3 ranks"):
+        train.main("survey", folder, tmp_path / "out", ranks=3)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_profile_with_too_few_workers(folder: Path, tmp_path: Path, two: Path) -> None:
+    with pytest.raises(InputError, match="has 2 workers: give fewer --ranks"):
+        train.main("survey", folder, tmp_path / "out", cluster=str(two), ranks=4)
