@@ -21,6 +21,7 @@ from survey_gampen.training.recipe import load_recipe, one_cycle
         ("epochs = ", 'epochs = "9" # ', "epochs must be like [0-9]+, is '9'"),
         ("dropout_rate = ", "dropout_rate = 1.5 # ", "a dropout rate is 0 or more and below 1"),
         ("radii = 5.0", "", r"\[crop\]: lacks radii"),
+        ('kind = "adamw"', 'kind = "adam"', "kind of a recipe is adamw or sgd, not 'adam'"),
         ("guide =", "guides =", r"\[crop\]: unknown key 'guides'; did you mean 'guide'\?"),
     ],
 )

@@ -9,8 +9,13 @@ import pytest
 from matplotlib.image import imread
 
 from survey_gampen.model.targets import PARAMETERS
-from survey_gampen.report.figures import coverage_figure, residual_figure
-from survey_gampen.report.gallery import Portrait, gallery
+from survey_gampen.report.figures import (
+    calibration_figure,
+    coverage_figure,
+    residual_figure,
+    truth_figure,
+)
+from survey_gampen.report.gallery import Portrait, gallery, posterior_figure
 from tests.networks import make_images
 
 
@@ -47,6 +52,11 @@ def test_gallery(tmp_path: Path) -> None:
     assert 100 < red(is_picture(tmp_path / "one.png", 1210, 253)) < red(picture)
 
 
+def test_one_galaxy(tmp_path: Path) -> None:
+    posterior_figure(portrait(0), tmp_path / "posterior.png")
+    is_picture(tmp_path / "posterior.png", 1045, 990)
+
+
 def test_gallery_of_odd_posteriors(tmp_path: Path) -> None:
     """All draws on one value, a blank cutout, a crop beyond the frame: drawn all the same."""
     odd = Portrait(
@@ -77,8 +87,26 @@ def test_figures_of_an_evaluation(
     columns, truth, ranks, magnitude = measured
     residual_figure(columns, truth, magnitude, tmp_path / "residuals.png")
     is_picture(tmp_path / "residuals.png", 1320, 715)
-    coverage_figure(ranks, magnitude, tmp_path / "coverage.png")
+    coverage_figure(*held(), ranks, magnitude, tmp_path / "coverage.png")
     is_picture(tmp_path / "coverage.png", 990, 473)
+    truth_figure(columns, truth, magnitude, tmp_path / "truth.png")
+    is_picture(tmp_path / "truth.png", 1320, 1045)
+
+
+def held() -> tuple[np.ndarray, tuple[float, ...]]:
+    """Whether intervals hold 400 truths, and their levels."""
+    levels = (0.1, 0.5, 0.9)
+    return np.random.default_rng(1).uniform(size=(400, 3, 3)) < np.array(levels)[:, None], levels
+
+
+def test_figure_of_a_calibration(tmp_path: Path) -> None:
+    one = {"coverage": [0.1, 0.6], "ranks": [20, 30, 50]}
+    found = [
+        {"rate": rate, "levels": [0.1, 0.5], "n": 100} | dict.fromkeys(PARAMETERS, one)
+        for rate in (0.001, 0.1)
+    ]
+    calibration_figure(found, 0.1, tmp_path / "calibration.png")
+    is_picture(tmp_path / "calibration.png", 1210, 682)
 
 
 def test_figures_without_a_bright_galaxy(
@@ -87,6 +115,7 @@ def test_figures_without_a_bright_galaxy(
     columns, truth, ranks, magnitude = measured
     faint = np.full_like(magnitude, 22.0)
     residual_figure(columns, truth, faint, tmp_path / "residuals.png")
-    coverage_figure(ranks, faint, tmp_path / "coverage.png")
+    truth_figure(columns, truth, faint, tmp_path / "truth.png")
+    coverage_figure(*held(), ranks, faint, tmp_path / "coverage.png")
     is_picture(tmp_path / "residuals.png", 1320, 715)
     is_picture(tmp_path / "coverage.png", 990, 473)

@@ -27,6 +27,15 @@ def test_there_and_back(bt: float, r_e: float, flux: float) -> None:
     ]
 
 
+def test_linear_targets_are_what_they_are() -> None:
+    linear = Targets.fit([0.0, 0.5, 1.0], [1.0, 2.0, 3.0], [10.0, 20.0, 30.0], form="linear")
+    scaled = linear.to_scaled([0.0, 1.0], [1.0, 3.0], [10.0, 30.0])
+    assert scaled == pytest.approx(np.sqrt(1.5) * np.array([[-1.0] * 3, [1.0] * 3]))
+    there = linear.to_physical(torch.from_numpy(np.array([[-2.0, 0.0, 0.0]], np.float32)))
+    assert there[0].tolist() == pytest.approx([0.0, 2.0, 20.0])  # B/T ends at its ends
+    assert Targets.from_dict(json.loads(json.dumps(linear.to_dict()))) == linear
+
+
 @pytest.mark.parametrize(("bt", "beyond"), [(0.0, -1.0), (1.0, 1.0)])
 def test_pure_disks_and_bulges_are_exact_beyond_the_margin(bt: float, beyond: float) -> None:
     scaled = torch.from_numpy(TARGETS.to_scaled([bt], [1.0], [1.0]))

@@ -55,19 +55,69 @@ def residual_figure(
     figure.savefig(path, dpi=110)
 
 
-def coverage_figure(ranks: Mapping[str, Array], magnitude: Array, path: Path) -> None:
-    """Share of truths inside central intervals of all levels, and the histogram of ranks."""
+def truth_figure(
+    columns: Mapping[str, Array], truth: Mapping[str, Array], magnitude: Array, path: Path
+) -> None:
+    """Mode minus truth against the true values of all three, of the bright galaxies.
+
+    Diagonal panels: each parameter against its own truth; with running median and 68 %.
+    """
+    figure = new_figure(12, 9.5)
+    axes = figure.subplots(3, 3, sharey="row")
+    rows, words = _bright(magnitude)
+    across = {"bt": "true B/T", "r_e": "true R_e [arcsec]", "flux": "true magnitude"}
+    for i, (name, label) in enumerate(_LABELS.items()):
+        left = (columns[f"{name}_mode"] - truth[name])[rows]
+        left = left / truth["flux"][rows] if name == "flux" else left
+        span = 4 * np.percentile(np.abs(left), 68)
+        for k, (other, other_label) in enumerate(across.items()):
+            axis, x = axes[i, k], (magnitude if other == "flux" else truth[other])[rows]
+            axis.scatter(x, left, s=3, alpha=0.3, color="#4878a8", linewidths=0)
+            edges = np.quantile(x, np.linspace(0, 1, 11))
+            bins = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, 9)
+            filled = [n for n in range(10) if (bins == n).any()]
+            low, middle, high = np.array(
+                [np.percentile(left[bins == n], [15.865, 50, 84.135]) for n in filled]
+            ).T
+            centres = [np.median(x[bins == n]) for n in filled]
+            axis.errorbar(
+                centres, middle, (middle - low, high - middle), fmt="o", ms=3, lw=1, color="#c44e52"
+            )
+            axis.axhline(0, color="k", lw=0.8)
+            axis.set_ylim(-span, span)
+            if i == 2:
+                axis.set_xlabel(other_label)
+        axes[i, 0].set_ylabel(f"mode - truth, {label}")
+    note = "red: median and 68 % of tenths"
+    figure.suptitle(f"{int(rows.sum())} galaxies, {words}; {note}", fontsize=10)
+    figure.savefig(path, dpi=110)
+
+
+def coverage_figure(
+    held: NDArray[np.bool_],
+    levels: Sequence[float],
+    ranks: Mapping[str, Array],
+    magnitude: Array,
+    path: Path,
+) -> None:
+    """Share of truths inside the published intervals of all levels, and the histogram of ranks.
+
+    Parameters
+    ----------
+    held : ndarray, (n, levels, 3) bool
+    levels : sequence of float
+    ranks : mapping of str to ndarray, (n,)
+    magnitude : ndarray, (n,)
+    path : Path
+    """
     rows, words = _bright(magnitude)
     figure = new_figure(9, 4.3)
     curves, histogram = figure.subplots(1, 2)
-    levels = np.linspace(0.05, 0.99, 48)
-    for name, label in _LABELS.items():
-        rank = ranks[name][rows]
-        covered = [(np.abs(rank - 0.5) <= level / 2).mean() for level in levels]
-        curves.plot(levels, covered, label=label.split(" ")[0])
-        histogram.hist(rank, bins=np.linspace(0, 1, 21), histtype="step", density=True)
+    for k, (name, label) in enumerate(_LABELS.items()):
+        curves.plot(levels, held[rows, :, k].mean(0), "o-", ms=3, label=label.split(" ")[0])
+        histogram.hist(ranks[name][rows], bins=np.linspace(0, 1, 21), histtype="step", density=True)
     curves.plot([0, 1], [0, 1], "k--", lw=0.8)
-    curves.set(xlabel="level of the central interval", ylabel="share of truths inside")
+    curves.set(xlabel="level of the interval", ylabel="share of truths inside")
     curves.legend(frameon=False)
     histogram.axhline(1, color="k", ls="--", lw=0.8)
     histogram.set(xlabel="rank of the truth among the draws", ylabel="density")

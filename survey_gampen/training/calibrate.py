@@ -32,7 +32,7 @@ from survey_gampen.posterior.settings import use_threads
 from survey_gampen.run.claim import Claim
 from survey_gampen.run.layout import RunDir
 from survey_gampen.training import metrics
-from survey_gampen.training.coverage import coverage, physical_draws
+from survey_gampen.training.coverage import LEVELS, coverage, physical_draws
 from survey_gampen.training.data import PartsSet
 from survey_gampen.training.loop import Training
 from survey_gampen.training.pool import compute
@@ -41,8 +41,6 @@ from survey_gampen.training.train import Order, usable
 from survey_gampen.training.validation import outputs
 
 Array = NDArray[Any]
-#: Levels of the curves.
-LEVELS = tuple(np.round(np.append(np.arange(0.05, 1.0, 0.05), 0.99), 2).tolist())
 #: Bins of the rank histogram (Talts et al. 2018, arXiv:1804.06788).
 RANK_BINS = 20
 

@@ -19,6 +19,8 @@ from survey_gampen.model.targets import Targets
 from survey_gampen.posterior.density import interval
 from survey_gampen.posterior.summary import densities
 
+#: Levels of coverage curves: 5 to 99 %.
+LEVELS = tuple(np.round(np.append(np.arange(0.05, 1.0, 0.05), 0.99), 2).tolist())
 #: As many draws a galaxy as a run takes by default: the fewer, the more the estimate smooths.
 DRAWS = 1000
 _CHUNK = 256  # galaxies at once
@@ -49,13 +51,24 @@ def coverage(
     """
     inside = torch.zeros(len(levels), 3, dtype=torch.float64)
     for rows, draws in physical_draws(outputs, targets, widths):
-        density, true = densities(draws), torch.from_numpy(truth[rows])
-        for k, level in enumerate(levels):
-            low, high = interval(density, level)
-            # Draws are float32: a truth on the boundary must not fall outside by rounding.
-            held = (low <= true * (1 + 1e-6)) & (high >= true * (1 - 1e-6))
-            inside[k] += held.double().sum(0)
+        inside += held(draws, truth[rows], levels).double().sum(0)
     return inside / len(outputs)
+
+
+def held(draws: Tensor, truth: NDArray[np.float64], levels: Sequence[float]) -> Tensor:
+    """Whether the published intervals of draws (n, passes, 3) hold the truth (n, 3).
+
+    Returns
+    -------
+    Tensor, (n, levels, 3) bool, on the CPU
+    """
+    density, true = densities(draws), torch.from_numpy(truth).to(draws.device)
+    found = []
+    for level in levels:
+        low, high = interval(density, level)
+        # Draws are float32: a truth on the boundary must not fall outside by rounding.
+        found.append((low <= true * (1 + 1e-6)) & (high >= true * (1 - 1e-6)))
+    return torch.stack(found, 1).cpu()
 
 
 def physical_draws(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,18 @@ from survey_gampen.model.targets import PARAMETERS
 from survey_gampen.posterior.engine import Engine
 from survey_gampen.posterior.settings import resolve_device, resolve_precision, usable_cores
 from survey_gampen.posterior.summary import summarise
+from survey_gampen.report import figures
+from survey_gampen.report.gallery import Portrait, posterior_figure
 from survey_gampen.training import metrics
+from survey_gampen.training.coverage import LEVELS, held
 from survey_gampen.training.population import Population, fits
 from survey_gampen.training.simulate import read_settings, read_truth
 
-#: Edges of the magnitude bins.
-BINS = (15.0, 17.0, 19.0, 21.0, 23.0)
+#: Edges of the bins in magnitude, R_e [arcsec] and B/T; pure and almost pure disks and bulges, the
+#: hardest cases, on their own.
+MAGNITUDES = (15.0, 17.0, 19.0, 21.0, 23.0)
+RADII = (0.0, 0.5, 1.0, 2.0, 3.0, 10.0)
+RATIOS = (0.0, 0.05, 0.35, 0.65, 0.95, 1.01)
 _BATCH = 64
 
 
@@ -67,10 +74,10 @@ def main(
     )
     table = read_truth(data)[:limit]
     truth = {p: table[p].to_numpy().astype(float) for p in PARAMETERS}
-    columns, ranks = measure(engine, data, truth, len(table))
     magnitude = table["mag"].to_numpy()
-    bins = {f"{a:g}-{b:g}": (a <= magnitude) & (magnitude < b) for a, b in pairwise(BINS)}
-    selections = {"< 21": magnitude < 21, **bins, "all": magnitude > 0}
+    measured = measure(engine, data, truth, example(truth, magnitude))
+    columns = measured.columns
+    selections = selected(truth, magnitude)
     result = {
         "model": str(model),
         "model_sha256": checkpoint.sha256,
@@ -78,44 +85,103 @@ def main(
         "n": len(table),
         "passes": passes,
         "precision": engine.settings.precision,
+        "levels": LEVELS,
         "figures": {
             name: metrics.figures(columns, truth, rows) for name, rows in selections.items()
         },
+        "coverage": {
+            name: {p: measured.held[rows, :, k].mean(0).tolist() for k, p in enumerate(PARAMETERS)}
+            for name, rows in selections.items()
+            if rows.any()
+        },
     }
     (out / "evaluation.json").write_text(json.dumps(result, indent=1))
-    from survey_gampen.report.figures import coverage_figure, residual_figure
-
-    residual_figure(columns, truth, magnitude, out / "residuals.png")
-    coverage_figure(ranks, magnitude, out / "coverage.png")
+    posterior_figure(measured.example, out / "posterior.png")
+    figures.residual_figure(columns, truth, magnitude, out / "residuals.png")
+    figures.truth_figure(columns, truth, magnitude, out / "truth.png")
+    figures.coverage_figure(measured.held, LEVELS, measured.ranks, magnitude, out / "coverage.png")
     # A file has no width: as wide as the table needs.
     Console(width=None if Console().is_terminal else 150).print(_table(result))
     print(f"figures and pictures in {out}")
     return 0
 
 
-def measure(
-    engine: Engine, data: Path, truth: dict[str, NDArray[np.float64]], n: int
-) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
-    """Posterior columns and CRPS of the first `n` galaxies, and the rank of each truth.
+def selected(
+    truth: dict[str, NDArray[np.float64]], magnitude: NDArray[np.float64]
+) -> dict[str, NDArray[np.bool_]]:
+    """Galaxies by name of the selection: brighter than 21, by magnitude, R_e and B/T, all."""
+    chosen = {"< 21": magnitude < 21}
+    for label, values, edges in (
+        ("", magnitude, MAGNITUDES),
+        ("R_e ", truth["r_e"], RADII),
+        ("B/T ", truth["bt"], RATIOS),
+    ):
+        for a, b in pairwise(edges):
+            chosen[f"{label}{a:g}-{min(b, 1.0) if label == 'B/T ' else b:g}"] = (a <= values) & (
+                values < b
+            )
+    return chosen | {"all": np.ones(len(magnitude), dtype=bool)}
 
-    Returns
-    -------
+
+def example(truth: dict[str, NDArray[np.float64]], magnitude: NDArray[np.float64]) -> int:
+    """The first galaxy with both components and of middling magnitude, or the first of all."""
+    fit = (np.abs(truth["bt"] - 0.5) < 0.3) & (np.abs(magnitude - 18.5) < 1)
+    return int(np.argmax(fit))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found of n galaxies.
+
+    Attributes
+    ----------
     columns, ranks : dict of str to ndarray, (n,)
+        Posterior columns and CRPS; rank of each truth among the draws.
+    held : ndarray, (n, levels, 3) bool
+        Whether the interval of each of :data:`LEVELS` holds the truth.
+    example : Portrait
+        One galaxy with its draws.
+    """
+
+    columns: dict[str, NDArray[np.float64]]
+    ranks: dict[str, NDArray[np.float64]]
+    held: NDArray[np.bool_]
+    example: Portrait
+
+
+def measure(
+    engine: Engine, data: Path, truth: dict[str, NDArray[np.float64]], which: int
+) -> Measured:
+    """Draw from the posteriors of the first galaxies of `data`, as many as there are truths.
+
+    `which` is the one whose draws are kept.
     """
     parts: list[dict[str, Any]] = []
+    inside = []
     ranks: dict[str, list[Any]] = {p: [] for p in PARAMETERS}
-    for where, images in track(list(_batches(data, n)), description="measuring"):
-        draws = engine.draws(images(), np.arange(where.start, where.stop, dtype=np.uint64))
+    true = np.stack([truth[p] for p in PARAMETERS], axis=1)
+    for where, read in track(list(_batches(data, len(true))), description="measuring"):
+        images = read()
+        draws = engine.draws(images, np.arange(where.start, where.stop, dtype=np.uint64))
         part: dict[str, Any] = summarise(draws)
         for k, p in enumerate(PARAMETERS):
             sample = draws.physical[..., k].cpu().numpy()
             part[f"{p}_crps"] = metrics.crps(sample, truth[p][where])
             ranks[p].append(metrics.rank_of_truth(sample, truth[p][where]))
+        inside.append(held(draws.physical, true[where], LEVELS).numpy())
         parts.append(part)
+        if where.start <= which < where.stop:
+            i = which - where.start
+            crop = tuple(draws.crop[i].tolist())
+            sample = draws.physical[i].cpu().numpy()
+            scale = engine.network.arch.pixel_scale
+            told = tuple(true[which].tolist())
+            portrait = Portrait(f"galaxy {which}", images[i], crop, sample, told, scale)
     columns = {
         name: np.concatenate([part[name] for part in parts]).astype(float) for name in parts[0]
     }
-    return columns, {p: np.concatenate(r) for p, r in ranks.items()}
+    every = {p: np.concatenate(r) for p, r in ranks.items()}
+    return Measured(columns, every, np.concatenate(inside), portrait)
 
 
 def _batches(data: Path, n: int) -> Iterator[tuple[slice, Any]]:
@@ -127,7 +193,7 @@ def _batches(data: Path, n: int) -> Iterator[tuple[slice, Any]]:
 
 def _table(result: dict[str, Any]) -> Table:
     table = Table(title=f"{result['n']} galaxies, {result['passes']} passes: mode minus truth")
-    table.add_column("magnitude")
+    table.add_column("galaxies")
     names = (
         "mean",
         "median",
@@ -141,8 +207,8 @@ def _table(result: dict[str, Any]) -> Table:
     for head in ("n", "", *names):
         table.add_column(head.replace("coverage_ci", "in "), justify="right")
     units = {"bt": "B/T", "r_e": 'R_e ["]', "flux": "flux [share]"}
-    for name, figures in result["figures"].items():
+    for name, found in result["figures"].items():
         for p in PARAMETERS:
-            cells = [f"{figures[p][key][0]:.4f} ± {figures[p][key][1]:.4f}" for key in names]
-            table.add_row(name, str(figures["n"]), units[p], *cells)
+            cells = [f"{found[p][key][0]:.4f} ± {found[p][key][1]:.4f}" for key in names]
+            table.add_row(name, str(found["n"]), units[p], *cells)
     return table

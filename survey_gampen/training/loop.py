@@ -29,7 +29,7 @@ from survey_gampen.training import guide
 from survey_gampen.training.data import Batch, PartsSet
 from survey_gampen.training.population import fits
 from survey_gampen.training.ranks import Ranks
-from survey_gampen.training.recipe import one_cycle
+from survey_gampen.training.recipe import learning_share
 from survey_gampen.training.state import State
 from survey_gampen.training.validation import figures, outputs
 from survey_gampen.training.watch import Watch
@@ -103,7 +103,8 @@ class Training:
             self.network = Gampen(start.config, rate)
             self.network.load_state_dict(start.network.state_dict())
         else:
-            self.targets = Targets.fit(*data.truth(self.train_rows, rng).T)
+            bt, r_e, flux = data.truth(self.train_rows, rng).T
+            self.targets = Targets.fit(bt, r_e, flux, form=recipe["targets"])
             size, scale = data.population["size"], data.population["pixel_scale"]
             arch = architecture(recipe["preset"], size=size, pixel_scale=scale)
             self.network = Gampen(arch, rate)
@@ -128,7 +129,7 @@ class Training:
     def to_the_last_epoch(self, watch: Watch | None = None) -> None:
         """Train, with a state and perhaps a model saved after each epoch."""
         watch = watch or Watch()
-        while self.epoch < self.recipe["epochs"]:
+        while self.epoch < self.recipe["epochs"] and not self._waited_enough():
             watch.begins(self.epoch + 1, self.recipe["epochs"], self.steps)
             started = time.monotonic()
             loss = self._train(watch)
@@ -146,6 +147,13 @@ class Training:
             self._save()
             watch.ended(found, self.recipe["epochs"])
 
+    def _waited_enough(self) -> bool:
+        """Whether the likelihood has not been better for as long as the recipe has patience."""
+        nll = [epoch["nll"] for epoch in self.history]
+        since = len(nll) - 1 - int(np.argmin(nll)) if nll else 0
+        patience = self.recipe["patience"]
+        return self.ranks.agreed(bool(patience) and since >= patience, self.device)
+
     def _train(self, watch: Watch) -> float:
         recipe = self.recipe
         # Dropout masks; each process has its own.
@@ -156,7 +164,7 @@ class Training:
         batches = self.data.epoch(self.train_rows, *order, self.share)
         for step, batch in enumerate(batches, start=self.epoch * self.steps):
             progress = step / (recipe["epochs"] * self.steps)
-            share = one_cycle(progress, recipe["optimiser"]["warm_up"])
+            share = learning_share(progress, recipe["optimiser"])
             for group in self.optimiser.param_groups:
                 group["lr"] = group["peak"] * share
             loss = self._loss(batch, 1 - progress)
@@ -196,13 +204,16 @@ class Training:
         peak = settings["learning_rate"]
         crop = list(self.network.localisation.parameters())
         rest = [p for n, p in self.network.named_parameters() if not n.startswith("localisation.")]
-        return torch.optim.AdamW(
-            [
-                {"params": rest, "peak": peak},
-                {"params": crop, "peak": peak * settings["localisation_factor"]},
-            ],
-            weight_decay=settings["weight_decay"],
-        )
+        groups = [
+            {"params": rest, "peak": peak},
+            {"params": crop, "peak": peak * settings["localisation_factor"]},
+        ]
+        momentum, decay = settings["momentum"], settings["weight_decay"]
+        if settings["kind"] == "sgd":
+            return torch.optim.SGD(
+                groups, lr=peak, momentum=momentum, nesterov=True, weight_decay=decay
+            )
+        return torch.optim.AdamW(groups, lr=peak, betas=(momentum, 0.999), weight_decay=decay)
 
     def calibrate(self) -> None:
         """Set the widths of the best model, once; see :mod:`survey_gampen.training.widths`."""

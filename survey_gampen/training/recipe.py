@@ -8,8 +8,14 @@ from typing import Any
 
 from survey_gampen import tomlfile
 from survey_gampen.errors import InputError
+from survey_gampen.model.targets import FORMS
 
 _RECIPES = Path(__file__).parent / "recipes"
+_CHOICES = {
+    "targets": FORMS,
+    "kind": ("adamw", "sgd"),
+    "schedule": ("one-cycle", "constant"),
+}
 
 
 def load_recipe(name_or_path: str, **changes: Any) -> dict[str, Any]:
@@ -30,9 +36,20 @@ def load_recipe(name_or_path: str, **changes: Any) -> dict[str, Any]:
         if table is None:
             raise InputError(f"recipe {name_or_path!r} has no key {key!r}")
         table[key] = value
+    for key, known in _CHOICES.items():
+        value = recipe.get(key, recipe["optimiser"].get(key))
+        if value not in known:
+            raise InputError(f"{key} of a recipe is {' or '.join(known)}, not {value!r}")
     if not 0 <= recipe["dropout_rate"] < 1:
         raise InputError(f"a dropout rate is 0 or more and below 1, not {recipe['dropout_rate']:g}")
     return recipe
+
+
+def learning_share(progress: float, settings: dict[str, Any]) -> float:
+    """Learning rate as a share of the recipe's, when a share `progress` of all steps is done."""
+    if settings["schedule"] == "constant":
+        return 1.0
+    return one_cycle(progress, settings["warm_up"])
 
 
 def one_cycle(progress: float, warm_up: float) -> float:
