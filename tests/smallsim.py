@@ -13,7 +13,7 @@ import tomli_w
 from survey_gampen.model.checkpoint import save_checkpoint
 from survey_gampen.model.targets import Targets
 from survey_gampen.training import simulate
-from survey_gampen.training.data import PartsSet
+from survey_gampen.training.parts import PartsSet
 from survey_gampen.training.population import Population
 from tests.networks import make_checkpoint, tiny
 

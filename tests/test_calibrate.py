@@ -15,7 +15,7 @@ from survey_gampen.model.head import gaussian_parts
 from survey_gampen.model.targets import PARAMETERS, Targets
 from survey_gampen.training import calibrate
 from survey_gampen.training.coverage import coverage
-from survey_gampen.training.data import PartsSet
+from survey_gampen.training.parts import PartsSet
 from tests.smallsim import inline, make_init, make_parts
 
 #: Narrow posteriors in the midst of their ranges.

@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 from survey_gampen.errors import InputError
 from survey_gampen.training import train
-from survey_gampen.training.data import PartsSet
+from survey_gampen.training.parts import PartsSet
 from survey_gampen.training.ranks import Ranks
 from tests.smallsim import make_init, make_parts
 

@@ -17,9 +17,11 @@ from survey_gampen.model.checkpoint import load_checkpoint
 from survey_gampen.model.network import _masked
 from survey_gampen.training import data as data_module
 from survey_gampen.training import guide, simulate
+from survey_gampen.training import parts as parts_module
 from survey_gampen.training import train as verb
-from survey_gampen.training.data import PartsSet, _turned
+from survey_gampen.training.data import turned
 from survey_gampen.training.loop import Training
+from survey_gampen.training.parts import PartsSet
 from survey_gampen.training.population import Population
 from survey_gampen.training.recipe import load_recipe
 from tests.networks import make_checkpoint, tiny
@@ -80,7 +82,7 @@ def test_mixing_parts_is_rendering_the_galaxy(
     rows = np.arange(12)
     fixed = FixedLight(parts, rows)
     monkeypatch.setattr(parts, "population", fixed)
-    monkeypatch.setattr(data_module, "_turned", lambda images, turns, flips: images)
+    monkeypatch.setattr(parts_module, "turned", lambda images, turns, flips: images)
     monkeypatch.setattr(torch, "randn", lambda *a, **k: torch.zeros(a[0]))
     batch = parts.mix(rows, np.random.default_rng(0))
     renderer = Renderer(parts.population)
@@ -153,9 +155,9 @@ def test_the_light_is_drawn_anew_and_fairly(parts: PartsSet) -> None:
 def test_turns_are_the_eight_symmetries_of_the_square() -> None:
     image = torch.rand(1, 5, 5, generator=torch.Generator().manual_seed(0))
     turns, flips = (a.ravel() for a in np.meshgrid(np.arange(4), np.arange(2)))
-    turned = _turned(image.repeat(8, 1, 1), turns, flips)
-    assert len({tuple(t.flatten().tolist()) for t in turned}) == 8
-    for result, turn, flip in zip(turned, turns, flips, strict=True):
+    results = turned(image.repeat(8, 1, 1), turns, flips)
+    assert len({tuple(t.flatten().tolist()) for t in results}) == 8
+    for result, turn, flip in zip(results, turns, flips, strict=True):
         expected = np.rot90(image[0].numpy(), turn)
         assert np.array_equal(result.numpy(), expected[:, ::-1] if flip else expected)
 
@@ -333,7 +335,7 @@ def test_the_state_holds_what_is_needed_and_no_more(
 
 
 def test_too_few_galaxies_for_a_batch(train: Callable[..., Training]) -> None:
-    with pytest.raises(InputError, match="72 morphologies, less 70 for validation.*simulate more"):
+    with pytest.raises(InputError, match="72 galaxies, less 70 for validation.*simulate more"):
         train("out", validation=70)
     with pytest.raises(InputError, match="simulate more"):
         train("out", validation=512)

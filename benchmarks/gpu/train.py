@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from survey_gampen.training import evaluate, loop
-from survey_gampen.training.data import PartsSet
+from survey_gampen.training.parts import PartsSet
 from survey_gampen.training.recipe import load_recipe
 from survey_gampen.training.watch import Display
 

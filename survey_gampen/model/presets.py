@@ -64,6 +64,24 @@ class Architecture:
         """Plain values for JSON."""
         return asdict(self)
 
+    def check_takes(self, size: int, pixel_scale: float) -> None:
+        """See that a network is made for such images.
+
+        Raises
+        ------
+        InputError
+            If their size [px] or pixel scale [arcsec / px] differs.
+        """
+        for what, own, given in (
+            ("size", self.size, size),
+            ("pixel_scale", self.pixel_scale, pixel_scale),
+        ):
+            if own != given:
+                raise InputError(
+                    f"the model takes images of {what} {own}, these have {given}: choose another "
+                    "model"
+                )
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Architecture:
         """Inverse of :meth:`to_dict`.

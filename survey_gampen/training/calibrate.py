@@ -33,8 +33,8 @@ from survey_gampen.run.claim import Claim
 from survey_gampen.run.layout import RunDir
 from survey_gampen.training import metrics
 from survey_gampen.training.coverage import LEVELS, coverage, physical_draws
-from survey_gampen.training.data import PartsSet
 from survey_gampen.training.loop import Training
+from survey_gampen.training.parts import PartsSet
 from survey_gampen.training.pool import compute
 from survey_gampen.training.recipe import load_recipe
 from survey_gampen.training.train import Order, usable

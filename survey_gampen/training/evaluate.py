@@ -26,7 +26,7 @@ from survey_gampen.report import figures
 from survey_gampen.report.gallery import Portrait, posterior_figure
 from survey_gampen.training import metrics
 from survey_gampen.training.coverage import LEVELS, held
-from survey_gampen.training.population import Population, fits
+from survey_gampen.training.population import Population
 from survey_gampen.training.simulate import read_settings, read_truth
 
 #: Edges of the bins in magnitude, R_e [arcsec] and B/T; pure and almost pure disks and bulges, the
@@ -62,7 +62,8 @@ def main(
     out.mkdir(parents=True, exist_ok=True)  # rather an error now than after all the passes
     device = resolve_device()
     checkpoint = load_checkpoint(model)
-    fits(checkpoint.config, Population(read_settings(data)["population"]))
+    population = Population(read_settings(data)["population"])
+    checkpoint.config.check_takes(population["size"], population["pixel_scale"])
     engine = Engine(
         checkpoint,
         passes=passes,

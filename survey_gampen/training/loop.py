@@ -26,8 +26,7 @@ from survey_gampen.model.network import Gampen
 from survey_gampen.model.presets import architecture
 from survey_gampen.model.targets import Targets
 from survey_gampen.training import guide
-from survey_gampen.training.data import Batch, PartsSet
-from survey_gampen.training.population import fits
+from survey_gampen.training.data import Batch, TrainingSet
 from survey_gampen.training.ranks import Ranks
 from survey_gampen.training.recipe import learning_share
 from survey_gampen.training.state import State
@@ -59,7 +58,7 @@ class Training:
     ----------
     recipe : dict
         From :func:`load_recipe`.
-    data : PartsSet
+    data : TrainingSet
     out : Path
     init : str, optional
         Model whose weights and targets to start from.
@@ -72,7 +71,7 @@ class Training:
     def __init__(
         self,
         recipe: dict[str, Any],
-        data: PartsSet,
+        data: TrainingSet,
         out: Path,
         init: str | None = None,
         ranks: Ranks = Ranks(),  # noqa: B008 - frozen
@@ -81,15 +80,14 @@ class Training:
         self.recipe, self.data, self.out, self.ranks = recipe, data, out, ranks
         self.staging = staging or out / ".staging"
         self.share = ranks.share(recipe["batch"])
-        self.device = data.parts.device
+        self.device = data.device
         self.before: dict[str, Any] | None = None  # provenance of the weights to start from
-        rows = np.arange(len(data))
-        self.held_out = rows[-recipe["validation"] :]
-        self.train_rows = rows[: -recipe["validation"]][: recipe["morphologies"] or None]
+        rows, self.held_out = data.split(recipe["validation"])
+        self.train_rows = rows[: recipe["morphologies"] or None]
         if not self.steps:
             raise InputError(
-                f"{len(data)} morphologies, less {recipe['validation']} for validation, do not "
-                f"fill a batch of {recipe['batch']}: simulate more"
+                f"{len(data)} galaxies, less {len(self.held_out)} for validation, do not fill a "
+                f"batch of {recipe['batch']}: simulate more"
             )
         rng = np.random.Generator(np.random.Philox(key=[recipe["seed"], 1 << 62]))
         self.validation = data.mix(self.held_out, rng)
@@ -97,7 +95,7 @@ class Training:
         rate = recipe["dropout_rate"]
         if init:
             start = load_checkpoint(init)
-            fits(start.config, data.population)
+            start.config.check_takes(data.size, data.pixel_scale)
             self.before = start.meta.get("provenance")
             self.targets = start.targets
             self.network = Gampen(start.config, rate)
@@ -105,8 +103,7 @@ class Training:
         else:
             bt, r_e, flux = data.truth(self.train_rows, rng).T
             self.targets = Targets.fit(bt, r_e, flux, form=recipe["targets"])
-            size, scale = data.population["size"], data.population["pixel_scale"]
-            arch = architecture(recipe["preset"], size=size, pixel_scale=scale)
+            arch = architecture(recipe["preset"], size=data.size, pixel_scale=data.pixel_scale)
             self.network = Gampen(arch, rate)
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimiser = self._optimiser()
@@ -249,23 +246,14 @@ class Training:
         replace(self.out / "state.safetensors", state.save, self.staging)
 
     def _export(self, path: Path) -> None:
-        population = self.data.settings["population"]
         meta = {
             "band": self.recipe["band"],
-            "trained_on": {
-                "population": population["name"],
-                "magnitude": population["magnitude"],
-                "sky_sigma_njy": [
-                    s * self.data.population.unit for s in population["noise"]["sky_sigma"]
-                ],
-                "psf_fwhm": population["psf"]["fwhm"],
-                "pixel_scale": population["pixel_scale"],
-            },
+            "trained_on": self.data.trained_on(),
             "metrics": self.history[-1],
             "provenance": {
                 "recipe": self.recipe,
-                "n_morphologies": len(self.train_rows),
-                "seed": self.data.settings["seed"],
+                "n_galaxies": len(self.train_rows),
+                "seed": self.data.settings.get("seed"),
                 "epochs_done": self.epoch,
                 "started_from": self.before,
                 "torch": torch.__version__,

@@ -16,7 +16,6 @@ from scipy.special import gammainc, gammaincinv
 
 from survey_gampen import tomlfile
 from survey_gampen.errors import InputError
-from survey_gampen.model.presets import Architecture
 
 _SHIPPED = Path(__file__).parent / "populations"
 
@@ -174,22 +173,6 @@ class Population:
             psf_turn=int(turn * 4) if given else 0,
             sky_sigma=float(sky_sigma),
         )
-
-
-def fits(arch: Architecture, population: Population) -> None:
-    """See that a network is made for the images of a population.
-
-    Raises
-    ------
-    InputError
-        If their size or pixel scale differs.
-    """
-    for key in ("size", "pixel_scale"):
-        if getattr(arch, key) != population[key]:
-            raise InputError(
-                f"the model takes images of {key} {getattr(arch, key)}, population "
-                f"{population['name']!r} has {population[key]}: choose another model"
-            )
 
 
 def half_light_radius(

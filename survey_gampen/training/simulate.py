@@ -6,7 +6,7 @@ that are missing. Two forms:
 
 * *cutouts*: ``image`` (object, y, x) [nJy] with noise, as a survey would give them;
 * *parts* (``--parts``): disk and bulge of a fixed flux, and the neighbours, apart and without
-  noise. Training mixes them anew in each epoch (:mod:`survey_gampen.training.data`).
+  noise. Training mixes them anew in each epoch (:mod:`survey_gampen.training.parts`).
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ import torch
 from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.run.claim import Claim
 from survey_gampen.run.layout import RunDir
-from survey_gampen.training.data import PartsSet
 from survey_gampen.training.loop import Training
+from survey_gampen.training.parts import PartsSet
 from survey_gampen.training.ranks import Ranks
 from survey_gampen.training.recipe import load_recipe
 from survey_gampen.training.watch import Display, Watch

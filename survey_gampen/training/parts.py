@@ -1,0 +1,131 @@
+"""Training images mixed anew each time they are seen.
+
+A set of *parts* (:mod:`survey_gampen.training.simulate`) holds, for each morphology and PSF, the
+disk, the bulge and the neighbours apart and without noise. A training image takes a magnitude, a
+B/T and a sky from the population, adds up the parts, turns and mirrors galaxy and neighbours
+independently (the PSF is the same, only their places move) and adds noise. No two epochs show
+the same image, and every image is a fair draw from the population.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from numpy.typing import NDArray
+from torch import Tensor
+
+from survey_gampen.errors import InputError
+from survey_gampen.training.data import ALL, Batch, TrainingSet, turned
+from survey_gampen.training.population import Population, half_light_radius
+from survey_gampen.training.simulate import PARTS, PARTS_FLUX, read_settings, read_truth
+
+#: Images whose noise comes from one generator, if that many are next to each other in a batch.
+_NOISE_BLOCK = 16
+
+
+class PartsSet(TrainingSet):
+    """A set of parts in memory.
+
+    Parameters
+    ----------
+    path : Path
+        Folder written by ``simulate --parts``.
+    device : str
+        Where the parts lie: on a GPU if they fit.
+
+    Raises
+    ------
+    InputError
+        If `path` is no finished set of parts.
+    """
+
+    def __init__(self, path: Path, device: str = "cpu") -> None:
+        settings = read_settings(path)
+        if not settings["parts"]:
+            raise InputError(f"{path} holds finished cutouts: simulate with --parts for training")
+        self.settings = settings
+        self.population = Population(settings["population"])
+        self.size, self.pixel_scale = self.population["size"], self.population["pixel_scale"]
+        self.device = torch.device(device)
+        truth = read_truth(path)
+        self.sersic_n, self.radius, self.axis_ratio = (
+            np.stack([truth[f"{side}_{key}"].to_numpy() for side in ("disk", "bulge")])
+            for key in ("sersic_n", "half_light_radius", "axis_ratio")
+        )
+        group: Any = zarr.open_group(str(path), mode="r")
+        shape = (len(PARTS), *group[PARTS[0]].shape)
+        self.parts = torch.empty(shape, dtype=torch.float16, device=device)
+        for k, name in enumerate(PARTS):
+            # By the block: the whole array decoded at once would stand in memory twice.
+            for start in range(0, shape[1], 1024):
+                block = torch.from_numpy(group[name][start : start + 1024])
+                self.parts[k, start : start + 1024] = block
+
+    def __len__(self) -> int:
+        return int(self.parts.shape[1])
+
+    def truth(self, rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float64]:
+        """B/T, R_e [arcsec] and flux [nJy] (n, 3) of the morphologies `rows`, in new light."""
+        magnitude, bt = self.population.light(rng, len(rows))
+        shape = (self.sersic_n[:, rows], self.radius[:, rows], self.axis_ratio[:, rows])
+        r_e = half_light_radius(*shape, bt)
+        flux = 10 ** (-0.4 * (magnitude - self.population["zero_point"])) * self.population.unit
+        return np.stack([bt, r_e, flux], axis=1)
+
+    def split(self, validation: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """All but the last `validation` rows, and those."""
+        rows = np.arange(len(self))
+        return rows[:-validation], rows[-validation:]
+
+    def trained_on(self) -> dict[str, Any]:
+        """Ranges of the population."""
+        population = self.population
+        return {
+            "population": population["name"],
+            "magnitude": population["magnitude"],
+            "sky_sigma_njy": [s * population.unit for s in population["noise"]["sky_sigma"]],
+            "psf_fwhm": population["psf"]["fwhm"],
+            "pixel_scale": population["pixel_scale"],
+        }
+
+    def mix(self, rows: NDArray[np.int64], rng: np.random.Generator, share: slice = ALL) -> Batch:
+        """Images of the morphologies `rows` (n,), with all else drawn from `rng`."""
+        n, device = len(rows), self.parts.device
+        population = self.population
+        truth = self.truth(rows, rng)
+        low, high = population["noise"]["sky_sigma"]
+        sky_sigma = rng.uniform(low, high, size=n)
+        turns, flips = rng.integers(0, 4, size=(2, n)), rng.integers(0, 2, size=(2, n))
+        noise_seeds = rng.integers(2**62, size=n)
+        rows, truth, sky_sigma = rows[share], truth[share], sky_sigma[share]
+        turns, flips, noise_seeds = turns[:, share], flips[:, share], noise_seeds[share]
+        bt, flux = truth[:, 0], truth[:, 2] / population.unit
+
+        def column(values: NDArray[np.float64]) -> Tensor:
+            return torch.from_numpy(values.astype(np.float32)).to(device)[:, None, None]
+
+        disk, bulge, around = self.parts[:, torch.from_numpy(rows).to(device)].float()
+        galaxy = disk.mul_(column(flux * (1 - bt) / PARTS_FLUX)).add_(
+            bulge.mul_(column(flux * bt / PARTS_FLUX))
+        )
+        image = turned(galaxy, turns[0], flips[0]).add_(turned(around, turns[1], flips[1]))
+        noise = _normals(image.shape, noise_seeds, device)
+        # Fourier transforms ring: a little below zero around a very bright galaxy.
+        light = image.clamp(min=0).div_(population["noise"]["sky_level"])
+        sigma = light.add_(1).sqrt_().mul_(column(sky_sigma))
+        image.add_(sigma.mul_(noise))
+        return Batch(image.mul_(population.unit), truth)
+
+
+def _normals(shape: torch.Size, seeds: NDArray[np.int64], device: torch.device) -> Tensor:
+    """Normal deviates (n, y, x), drawn by the block from the seed of the block's first image."""
+    noise = torch.empty(shape, device=device)
+    generator = torch.Generator(device)
+    for start in range(0, len(noise), _NOISE_BLOCK):
+        generator.manual_seed(int(seeds[start]))
+        noise[start : start + _NOISE_BLOCK].normal_(generator=generator)
+    return noise
