@@ -223,6 +223,9 @@ def _add_train(verbs: Verbs) -> None:
     train = verbs.add_parser("train", help="train a network; again: goes on after the last epoch")
     add = train.add_argument
     _add_training(train)
+    add("--labels", type=Path, metavar="FILE", help="labels of the galaxies of a run: DIR is OUT")
+    add("--freeze", choices=("nothing", "crop", "features"), help="of the initial model")
+    add("--rescale", action="store_true", default=None, help="fit the targets' scale to the labels")
     add("--cluster", metavar="NAME|FILE", help="train on workers of this profile, not here")
     add("--ranks", type=_positive, default=1, metavar="N", help="workers that share each batch")
     add("--dropout-rate", type=float, metavar="P", help="instead of the recipe's")
@@ -236,11 +239,14 @@ def _train(args: argparse.Namespace) -> int:
         args.recipe,
         args.data,
         args.out,
+        labels=args.labels,
         init=args.init,
         device=args.device,
         cluster=args.cluster,
         ranks=args.ranks,
         dropout_rate=args.dropout_rate,
+        freeze=args.freeze,
+        rescale=args.rescale,
         **{key: getattr(args, key) for key in _CHANGES},
     )
 

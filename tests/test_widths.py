@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from survey_gampen.model.head import gaussian_parts
 from survey_gampen.model.targets import Targets
-from survey_gampen.training.widths import widen, width_factors
+from survey_gampen.training.widths import rescale, widen, width_factors
 from tests.networks import make_checkpoint, make_images, tiny
 
 FACTORS = st.lists(st.floats(0.3, 3.0), min_size=3, max_size=3)
@@ -54,6 +54,26 @@ def test_folding_scales_the_covariance_and_nothing_else(factors: list[float]) ->
     scale = torch.diag(torch.tensor(factors))
     wanted = scale @ old @ old.transpose(1, 2) @ scale
     torch.testing.assert_close(new @ new.transpose(1, 2), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("outputs_of_head", [3, 9])
+def test_another_scaling_predicts_the_same(outputs_of_head: int) -> None:
+    network = make_checkpoint(tiny(outputs=outputs_of_head)).network
+    new = Targets(mean=(0.3, -0.2, 8.0), std=(0.5, 0.2, 0.1))
+    images = torch.from_numpy(make_images(4, 119))
+    with torch.no_grad():
+        before = network(images)
+        rescale(network, TARGETS, new)
+        after = network(images)
+    for out, targets in ((before, TARGETS), (after, new)):
+        mean, factor = gaussian_parts(out)
+        draws = mean if factor is None else mean + factor.sum(-1)
+        found = targets.to_physical(draws)
+        if targets is TARGETS:
+            wanted = found
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="different forms"):
+        rescale(network, TARGETS, Targets(new.mean, new.std, form="linear"))
 
 
 def test_a_head_without_widths_is_refused() -> None:

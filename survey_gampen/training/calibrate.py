@@ -34,10 +34,9 @@ from survey_gampen.run.layout import RunDir
 from survey_gampen.training import metrics
 from survey_gampen.training.coverage import LEVELS, coverage, physical_draws
 from survey_gampen.training.loop import Training
-from survey_gampen.training.parts import PartsSet
 from survey_gampen.training.pool import compute
 from survey_gampen.training.recipe import load_recipe
-from survey_gampen.training.train import Order, usable
+from survey_gampen.training.train import Order, training_set
 from survey_gampen.training.validation import outputs
 
 Array = NDArray[Any]
@@ -90,7 +89,7 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     with Claim(RunDir(out)) as claim:
         orders = [
-            Order(r, str(data.absolute()), str(_folder(out, rate)), init, device, claim.token)
+            Order(r, str(data.absolute()), None, str(_folder(out, rate)), init, device, claim.token)
             for r, rate in zip(recipes, rates, strict=True)
         ]
         staging = RunDir(out).staging(claim.token)
@@ -107,12 +106,12 @@ def train_and_judge(order: Order, staging: str, threads: int) -> None:
     use_threads(threads)
     out = Path(order.out)
     out.mkdir(exist_ok=True)
-    data = PartsSet(Path(order.data), usable(order.device))
+    data = training_set(order)
     training = Training(order.recipe, data, out, order.init, staging=Path(staging))
     # The widths stay as they were learned: set on the same galaxies, they would hide the rate.
     training.to_the_last_epoch()
     model = load_checkpoint(out / "model.safetensors")
-    network = model.network.to(data.parts.device)
+    network = model.network.to(data.device)
     found = outputs(network, training.validation, order.recipe["passes"])
     result = {"recipe": order.recipe, "init": order.init, "history": training.history}
     result |= judge(found, training.validation.truth, model.targets)

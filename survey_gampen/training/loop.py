@@ -32,7 +32,7 @@ from survey_gampen.training.recipe import learning_share
 from survey_gampen.training.state import State
 from survey_gampen.training.validation import figures, outputs
 from survey_gampen.training.watch import Watch
-from survey_gampen.training.widths import widen, width_factors
+from survey_gampen.training.widths import rescale, widen, width_factors
 
 #: Steps between two looks at the loss.
 _LOOK = 20
@@ -100,9 +100,12 @@ class Training:
             self.targets = start.targets
             self.network = Gampen(start.config, rate)
             self.network.load_state_dict(start.network.state_dict())
+            if recipe["rescale"]:
+                self.targets = self._fitted(start.targets.form, rng)
+                rescale(self.network, start.targets, self.targets)
+            self._freeze()
         else:
-            bt, r_e, flux = data.truth(self.train_rows, rng).T
-            self.targets = Targets.fit(bt, r_e, flux, form=recipe["targets"])
+            self.targets = self._fitted(recipe["targets"], rng)
             arch = architecture(recipe["preset"], size=data.size, pixel_scale=data.pixel_scale)
             self.network = Gampen(arch, rate)
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -111,6 +114,21 @@ class Training:
         if (out / "state.safetensors").exists():
             self._load()
         self.step = ranks.parallel(_WithCrop(self.network), self.device)
+
+    def _fitted(self, form: str, rng: np.random.Generator) -> Targets:
+        bt, r_e, flux = self.data.truth(self.train_rows, rng).T
+        return Targets.fit(bt, r_e, flux, form=form)
+
+    def _freeze(self) -> None:
+        """Leave parts of the initial model as they are."""
+        frozen: list[nn.Module] = []
+        if self.recipe["freeze"] != "nothing":
+            frozen.append(self.network.localisation)
+        if self.recipe["freeze"] == "features":
+            convolutions = [b for b in self.network.blocks if isinstance(b.weight_layer, nn.Conv2d)]
+            frozen += [self.network.conv1, *convolutions]
+        for module in frozen:
+            module.requires_grad_(False)
 
     @property
     def steps(self) -> int:
@@ -183,11 +201,16 @@ class Training:
         with torch.autocast(self.device.type, torch.bfloat16):
             masks = network.random_masks(len(batch.image), torch.empty(0, device=self.device))
             out, theta = self.step(batch.image, masks)
-        likelihood = negative_log_likelihood(out, self._scaled(batch)).mean()
+        likelihood = self._weighted(negative_log_likelihood(out, self._scaled(batch)), batch)
         crop = self.recipe["crop"]
         half_side = 0.5 * network.arch.size * network.arch.pixel_scale
         pull = guide.distance(theta, batch.truth[:, 1], half_side, crop)
         return likelihood + crop["guide"] * left * pull
+
+    def _weighted(self, each: Tensor, batch: Batch) -> Tensor:
+        if batch.weight is not None:
+            each = each * torch.from_numpy(batch.weight).to(each)
+        return each.mean()
 
     def _scaled(self, batch: Batch) -> Tensor:
         return torch.from_numpy(self.targets.to_scaled(*batch.truth.T)).to(self.device)

@@ -13,6 +13,7 @@ from survey_gampen.model.targets import FORMS
 _RECIPES = Path(__file__).parent / "recipes"
 _CHOICES = {
     "targets": FORMS,
+    "freeze": ("nothing", "crop", "features"),
     "kind": ("adamw", "sgd"),
     "schedule": ("one-cycle", "constant"),
 }

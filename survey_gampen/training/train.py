@@ -11,6 +11,8 @@ import torch
 from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.run.claim import Claim
 from survey_gampen.run.layout import RunDir
+from survey_gampen.training.data import TrainingSet
+from survey_gampen.training.labelled import LabelledSet
 from survey_gampen.training.loop import Training
 from survey_gampen.training.parts import PartsSet
 from survey_gampen.training.ranks import Ranks
@@ -27,7 +29,9 @@ class Order:
     recipe : dict
         From :func:`load_recipe`.
     data, out : str
-        Folder made by ``simulate --parts``; folder of state and model.
+        Folder made by ``simulate --parts``, or of a run; folder of state and model.
+    labels : str, optional
+        Table with the labels of the run's galaxies.
     init : str, optional
         Model whose weights to start from.
     device : str
@@ -39,6 +43,7 @@ class Order:
 
     recipe: dict[str, Any]
     data: str
+    labels: str | None
     out: str
     init: str | None
     device: str
@@ -50,6 +55,7 @@ def main(
     data: Path,
     out: Path,
     *,
+    labels: Path | None = None,
     init: str | None = None,
     device: str = "cpu",
     cluster: str | None = None,
@@ -63,9 +69,12 @@ def main(
     recipe : str
         Name of a shipped recipe, or a TOML file.
     data : Path
-        Folder made by ``simulate --parts``.
+        Folder made by ``simulate --parts``; with `labels` that of a run that kept its cutouts.
     out : Path
         State and model.
+    labels : Path, optional
+        Parquet table with ``object_id``, ``bt``, ``r_e`` [arcsec], ``flux`` [nJy], perhaps
+        ``weight``.
     init : str, optional
         Start from the weights of this model.
     device : str
@@ -91,7 +100,8 @@ def main(
     out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)  # rather an error now than after an epoch
     with Claim(RunDir(out)) as claim, Display() as display:
-        order = Order(chosen, str(data.absolute()), str(out), init, device, claim.token)
+        known = str(labels.absolute()) if labels else None
+        order = Order(chosen, str(data.absolute()), known, str(out), init, device, claim.token)
         if cluster is None:
             work(order, Ranks(), display)
         else:
@@ -103,9 +113,17 @@ def main(
 
 def work(order: Order, ranks: Ranks, watch: Watch) -> None:
     """Train as one of `ranks`, which have joined if they are several. Runs without Dask too."""
-    data = PartsSet(Path(order.data), usable(order.device))
+    data = training_set(order)
     staging = RunDir(Path(order.out)).staging(order.token)
     Training(order.recipe, data, Path(order.out), order.init, ranks, staging).run(watch)
+
+
+def training_set(order: Order) -> TrainingSet:
+    """What to train on, in memory."""
+    device = usable(order.device)
+    if order.labels is None:
+        return PartsSet(Path(order.data), device)
+    return LabelledSet(Path(order.data), Path(order.labels), device)
 
 
 def usable(device: str) -> str:

@@ -68,3 +68,25 @@ def widen(network: Gampen, factors: Tensor) -> None:
         for row, ratio in zip((6, 7, 8), (f1 / f0, f2 / f0, f2 / f1), strict=True):
             last.weight[row] *= ratio
             last.bias[row] *= ratio
+
+
+def rescale(network: Gampen, old: Targets, new: Targets) -> None:
+    """Make a network that predicts in one scaling predict the same in another, in place.
+
+    Parameters
+    ----------
+    network : Gampen
+    old, new : Targets
+        Of one form and margin.
+    """
+    if (old.form, old.margin) != (new.form, new.margin):
+        raise ValueError("targets of different forms are no rescaling of each other")
+    last = network.blocks[-1].weight_layer
+    assert isinstance(last, torch.nn.Linear)
+    mean, std = (torch.tensor([getattr(t, key) for t in (old, new)]) for key in ("mean", "std"))
+    ratio, offset = std[0] / std[1], (mean[0] - mean[1]) / std[1]
+    with torch.no_grad():
+        last.weight[:3] *= ratio[:, None]
+        last.bias[:3] = last.bias[:3] * ratio + offset
+    if len(last.bias) == 9:
+        widen(network, ratio)
