@@ -66,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     _add_status(verbs)
     _add_compact(verbs)
     _add_simulate(verbs)
+    _add_labels(verbs)
     _add_train(verbs)
     _add_calibrate(verbs)
     _add_evaluate(verbs)
@@ -217,6 +218,39 @@ def _simulate(args: argparse.Namespace) -> int:
     if args.as_tiles:
         return tiles.main(*where, per_tile=args.per_tile, **common)
     return simulate.main(*where, parts=args.parts, **common)
+
+
+def _add_labels(verbs: Verbs) -> None:
+    labels = verbs.add_parser("labels", help="published measurements as labels for training")
+    sources = labels.add_subparsers(metavar="SOURCE", required=True)
+    simard = sources.add_parser(
+        "simard2011",
+        help="bulge and disk fits of Simard et al. (2011)",
+        description="Cross-match a catalogue with table 1 of Simard et al. 2011 (VizieR "
+        "J/ApJS/196/11) on the sky, and write B/T, R_e and flux in g of the rows that pass all "
+        "cuts; prints how many rows each cut dropped.",
+    )
+    add = simard.add_argument
+    add("file", type=Path, metavar="FILE", help="table 1 as FITS, VOTable, CSV or Parquet")
+    add("--catalog", type=Path, required=True, metavar="C", help="what `run` takes")
+    add("--out", type=Path, required=True, metavar="LABELS.parquet", help="labelled catalogue")
+    add("--max-sep", type=float, metavar="ARCSEC", default=1.0, help="of a match (default 1)")
+    add("--survey", metavar="NAME|FILE", default="hsc-wide", help="profile (default hsc-wide)")
+    add("--select", metavar="EXPR", help='only catalogue rows, such as "mag_g < 21"')
+    simard.set_defaults(call=_labels_simard2011)
+
+
+def _labels_simard2011(args: argparse.Namespace) -> int:
+    from survey_gampen.training.labels.simard2011 import main
+
+    return main(
+        args.file,
+        args.catalog,
+        args.out,
+        max_sep=args.max_sep,
+        survey=args.survey,
+        select=args.select,
+    )
 
 
 def _add_train(verbs: Verbs) -> None:
