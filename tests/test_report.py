@@ -15,7 +15,7 @@ from survey_gampen.report.figures import (
     residual_figure,
     truth_figure,
 )
-from survey_gampen.report.gallery import Portrait, gallery, posterior_figure
+from survey_gampen.report.gallery import Portrait, gallery
 from tests.networks import make_images
 
 
@@ -50,11 +50,6 @@ def test_gallery(tmp_path: Path) -> None:
     assert red(picture) > 300
     gallery([portrait(0)], tmp_path / "one.png")
     assert 100 < red(is_picture(tmp_path / "one.png", 1210, 253)) < red(picture)
-
-
-def test_one_galaxy(tmp_path: Path) -> None:
-    posterior_figure(portrait(0), tmp_path / "posterior.png")
-    is_picture(tmp_path / "posterior.png", 1045, 990)
 
 
 def test_gallery_of_odd_posteriors(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
@@ -23,7 +24,8 @@ from survey_gampen.posterior.engine import Engine
 from survey_gampen.posterior.settings import resolve_device, resolve_precision, usable_cores
 from survey_gampen.posterior.summary import summarise
 from survey_gampen.report import figures
-from survey_gampen.report.gallery import Portrait, posterior_figure
+from survey_gampen.report.corner import corner_picture
+from survey_gampen.report.gallery import Portrait, draw_cutout
 from survey_gampen.training import metrics
 from survey_gampen.training.coverage import LEVELS, held
 from survey_gampen.training.population import Population
@@ -97,7 +99,7 @@ def main(
         },
     }
     (out / "evaluation.json").write_text(json.dumps(result, indent=1))
-    posterior_figure(measured.example, out / "posterior.png")
+    (out / "posterior.png").write_bytes(_pictured(measured.example))
     figures.residual_figure(columns, truth, magnitude, out / "residuals.png")
     figures.truth_figure(columns, truth, magnitude, out / "truth.png")
     figures.coverage_figure(measured.held, LEVELS, measured.ranks, magnitude, out / "coverage.png")
@@ -183,6 +185,16 @@ def measure(
     }
     every = {p: np.concatenate(r) for p, r in ranks.items()}
     return Measured(columns, every, np.concatenate(inside), portrait)
+
+
+def _pictured(one: Portrait) -> bytes:
+    """The joint posterior of a galaxy, its truth, and the galaxy beside it."""
+
+    def beside(axis: Axes) -> None:
+        draw_cutout(axis, one.image, one.pixel_scale, one.crop)
+        axis.set_axis_off()
+
+    return corner_picture(one.draws, one.truth, beside)
 
 
 def _batches(data: Path, n: int) -> Iterator[tuple[slice, Any]]:
