@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     _add_resume(verbs)
     _add_status(verbs)
     _add_compact(verbs)
+    _add_report(verbs)
     _add_simulate(verbs)
     _add_train(verbs)
     _add_evaluate(verbs)
@@ -181,6 +182,25 @@ def _compact(args: argparse.Namespace) -> int:
     from survey_gampen.run.runner import compact
 
     return compact(args.out)
+
+
+def _add_report(verbs: Verbs) -> None:
+    report = verbs.add_parser("report", help="one HTML page with pictures about a run")
+    _add_out(report)
+    report.add_argument(
+        "--out",
+        dest="file",
+        type=Path,
+        metavar="FILE",
+        help="where the page goes (default OUT/report.html)",
+    )
+    report.set_defaults(call=_report)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from survey_gampen.report.verb import main
+
+    return main(args.out, args.file)
 
 
 # --- the science side -----------------------------------------------------------------------

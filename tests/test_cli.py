@@ -29,6 +29,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
         "run.runner": ("run", "resume", "compact"),
         "run.status": ("print_status",),
         "report.demo": ("main",),
+        "report.verb": ("main",),
     }.items():
         fake = SimpleNamespace(**dict.fromkeys(functions, record))
         monkeypatch.setitem(sys.modules, f"survey_gampen.{name}", fake)
@@ -91,8 +92,16 @@ def test_other_verbs(calls: list[tuple]) -> None:
     main(["status", "o", "--json"])
     main(["compact", "o"])
     main(["demo", "--out", "d"])
+    main(["report", "o", "--out", "p.html"])
     o = Path("o")
-    assert calls == [(o, "local", "EDGE"), (o, None, None), (o, True), (o,), (Path("d"),)]
+    assert calls == [
+        (o, "local", "EDGE"),
+        (o, None, None),
+        (o, True),
+        (o,),
+        (Path("d"),),
+        (o, Path("p.html")),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +200,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in "run resume status compact simulate train evaluate demo".split():
+    for verb in "run resume status compact report simulate train evaluate demo".split():
         with pytest.raises(SystemExit) as caught:
             main([verb, "--help"])
         assert caught.value.code == 0

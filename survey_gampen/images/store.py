@@ -100,6 +100,11 @@ class CutoutStore:
             with commit.outside_faults(self.path):
                 yield rows, np.ascontiguousarray(self._image[rows])
 
+    def one(self, place: int) -> NDArray[np.float32]:
+        """The image of one galaxy: nJy (size, size)."""
+        with commit.outside_faults(self.path):
+            return np.ascontiguousarray(self._image[place])
+
 
 def is_complete(path: Path, **attributes: Any) -> bool:
     """Whether the cutouts of a partition are there, whole, and have these attributes."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
@@ -47,22 +48,7 @@ def gallery(portraits: Sequence[Portrait], path: Path) -> None:
     figure = new_figure(11, 2.3 * n)
     axes = figure.subplots(n, 4, squeeze=False, width_ratios=(1, 1.4, 1.4, 1.4))
     for row, portrait in zip(axes, portraits, strict=True):
-        half = portrait.image.shape[0] * portrait.pixel_scale / 2
-        noise = 1.4826 * np.median(np.abs(portrait.image - np.median(portrait.image)))
-        stretched = np.arcsinh(portrait.image / (2 * noise or 1.0))  # 0: a cutout without data
-        row[0].imshow(
-            stretched,
-            origin="lower",
-            cmap="gray_r",
-            extent=(-half, half, -half, half),
-            vmin=-1,
-            vmax=max(np.percentile(stretched, 99.8), 1.0),
-        )
-        scale, dx, dy = portrait.crop
-        side = 2 * half * scale
-        row[0].add_patch(
-            Rectangle((dx - side / 2, dy - side / 2), side, side, fill=False, ec="#c44e52", lw=1.2)
-        )
+        draw_cutout(row[0], portrait.image, portrait.pixel_scale, portrait.crop)
         row[0].set_title(portrait.name, fontsize=9)
         row[0].tick_params(labelsize=7)
         for k, (axis, label) in enumerate(zip(row[1:], _LABELS, strict=True)):
@@ -79,3 +65,40 @@ def gallery(portraits: Sequence[Portrait], path: Path) -> None:
             axis.set_xlabel(label, fontsize=8, labelpad=1)
     axes[0, 1].set_title("posterior, 68 % shaded; dashed: truth", fontsize=9)
     figure.savefig(path, dpi=110)
+
+
+def draw_cutout(
+    axis: Axes,
+    image: NDArray[np.float32],
+    pixel_scale: float,
+    crop: tuple[float, ...] | None,
+) -> None:
+    """Draw a cutout, stretched like the sky's noise, and the crop on it.
+
+    Parameters
+    ----------
+    axis : Axes
+    image : ndarray, (size, size)
+        [nJy].
+    pixel_scale : float
+        [arcsec / px].
+    crop : tuple of three float, or None
+        As in :class:`Portrait`; None where the network saw nothing.
+    """
+    half = image.shape[0] * pixel_scale / 2
+    noise = 1.4826 * np.median(np.abs(image - np.median(image)))
+    stretched = np.arcsinh(image / (2 * noise or 1.0))  # 0: a cutout without data
+    axis.imshow(
+        stretched,
+        origin="lower",
+        cmap="gray_r",
+        extent=(-half, half, -half, half),
+        vmin=-1,
+        vmax=max(np.percentile(stretched, 99.8), 1.0),
+    )
+    if crop is not None:
+        scale, dx, dy = crop
+        side = 2 * half * scale
+        axis.add_patch(
+            Rectangle((dx - side / 2, dy - side / 2), side, side, fill=False, ec="#c44e52", lw=1.2)
+        )
