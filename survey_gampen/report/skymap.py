@@ -152,6 +152,7 @@ def _whole(figure: Figure, corners: Rings, found: Gathered, ra: float) -> None:
     axis = figure.add_subplot(projection="aitoff")
     _fill(axis, [(s, np.concatenate(list(_split(project(rings))))) for s, rings in corners])
     _points(axis, found, project)
+    axis.set_axisbelow(False)  # the labels of RA stand in the middle of the map
     axis.grid(color="#888888", alpha=0.3, lw=0.5)
     hours = np.arange(-150, 151, 30)
     axis.set_xticks(np.radians(hours), [f"{(centre - h) % 360}°" for h in hours], fontsize=7)
@@ -177,7 +178,7 @@ def _split(rings: Floats) -> Iterator[Floats]:
 def _fill(axis: Axes, shapes: Rings) -> None:
     for state, rings in shapes:
         axis.add_collection(
-            PolyCollection(list(rings), linewidths=0.6, zorder=1 + state, **_LOOK[state]),
+            PolyCollection(list(rings), linewidths=0.6, zorder=1 + state / 10, **_LOOK[state]),
             autolim=False,
         )
 
@@ -186,7 +187,7 @@ def _points(axis: Axes, found: Gathered, project) -> None:  # type: ignore[no-un
     for rows, look in _kinds(found):
         if rows is not None:
             x, y = project(np.stack([numbers(rows, "ra"), numbers(rows, "dec")], -1)).T
-            axis.plot(x, y, ls="", zorder=5, **look)
+            axis.plot(x, y, ls="", zorder=2, **look)
 
 
 def _kinds(found: Gathered) -> list[tuple[pa.Table | None, dict[str, Any]]]:
