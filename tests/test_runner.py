@@ -5,6 +5,7 @@ A narrow network with random weights stands in for the real one (see smallrun.py
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from smallrun import N, Sky, call, leaves, rows, status, verb
 
+from survey_gampen.catalog.hats_out import leaf_path
 from survey_gampen.images.status import Status
+from survey_gampen.run.layout import RunDir
+from survey_gampen.run.plan import read_plan
 
 
 def test_one_row_out_for_each_row_in(sky: Sky, calm: Path) -> None:
@@ -164,3 +168,18 @@ def test_a_folder_with_other_things_is_left_alone(
         "catalog",
         "catalog/thesis.txt",
     ]
+
+
+def test_a_damaged_file_is_named(sky: Sky, calm: Path, tmp_path: Path) -> None:
+    """By `run`, and by `status` where it must look inside because the partition is quarantined."""
+    out = shutil.copytree(calm, tmp_path / "run")
+    partition = next(iter(read_plan(out / "plan.parquet")))
+    leaf = leaf_path(out / "posteriors", partition.norder, partition.npix)
+    leaf.write_bytes(leaf.read_bytes()[:-100])
+    note = RunDir(out).quarantine_file(partition.name)
+    note.parent.mkdir(exist_ok=True)
+    note.write_text('{"cause": "test", "attempts": 1}')
+    for done in (call(sky.command(out, "--keep-samples")), verb("status", out)):
+        assert done.returncode == 2, done.stderr
+        assert f"{leaf.name} is damaged" in done.stderr
+        assert len(done.stderr.splitlines()) == 1

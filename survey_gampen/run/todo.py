@@ -136,13 +136,7 @@ def check_published(run: RunDir, spec: RunSpec) -> None:
 
     def look(pixel: tuple[int, int]) -> None:
         path = leaf_path(run.posteriors, *pixel)
-        try:
-            found = read_footer(path).get("fingerprint")
-        except (OSError, pa.ArrowException) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"{path} is damaged ({reason}): remove it and run the same command again"
-            ) from None
+        found = _fingerprint(path)
         # A merged file of several fingerprints keeps them with its parts.
         if found is not None and found not in spec.fingerprints:
             raise InputError(f"{path} is of another run: remove it, or give another --out")
@@ -195,8 +189,24 @@ def published_to_redo(
 
 def _of_today(run: RunDir, spec: RunSpec, leaf: Pixel) -> bool:
     """Tell whether a published file was made with today's images."""
-    path = leaf_path(run.posteriors, *leaf)
-    return read_footer(path).get("fingerprint") == spec.fingerprint
+    return _fingerprint(leaf_path(run.posteriors, *leaf)) == spec.fingerprint
+
+
+def _fingerprint(path: Path) -> str | None:
+    """What a published file says of its run.
+
+    Raises
+    ------
+    InputError
+        Where it can't be read.
+    """
+    try:
+        return read_footer(path).get("fingerprint")
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{path} is damaged ({reason}): remove it and run the same command again"
+        ) from None
 
 
 def _has(path: Path, pixels: tuple[int, int], flag: Status) -> bool:
