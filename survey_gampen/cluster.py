@@ -29,9 +29,8 @@ from dask.utils import parse_bytes
 from distributed import Client, Future, KilledWorker, LocalCluster, Security, get_worker
 from distributed.system import MEMORY_LIMIT
 
-from survey_gampen.errors import InputError, OutsideFault
+from survey_gampen.errors import InputError, OutsideFault, UnfitWorker, WorkerLost
 from survey_gampen.paths import data_file, is_path, names
-from survey_gampen.run.triage import UnfitWorker, WorkerLost
 from survey_gampen.tomlfile import check_keys
 
 #: Slots of one worker: what a task asks for with ``resources=``.

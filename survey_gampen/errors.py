@@ -11,8 +11,10 @@ class                     meaning                                     exit code
 :class:`Interrupted`      stopped on request: run again to go on      75
 ========================  ==========================================  =========
 
+Two more never reach the user: what became of a worker, for those who give out the work.
+
 Every message is one line that says what to do. All of them travel through pickle between a
-worker and the client, so they carry nothing but their message.
+worker and the client, so they carry plain values only.
 """
 
 from __future__ import annotations
@@ -46,3 +48,19 @@ class Interrupted(GampenError):
     """The run was asked to stop; the same command goes on."""
 
     exit_code = 75
+
+
+class UnfitWorker(GampenError):
+    """This worker can't give the same bits as the others: it must leave.
+
+    Attributes
+    ----------
+    where : str
+        The worker, as the crew knows it.
+    """
+
+    where = ""
+
+
+class WorkerLost(GampenError):
+    """The worker died under its task."""

@@ -19,9 +19,8 @@ from survey_gampen.cluster import (
     load_profile,
     start,
 )
-from survey_gampen.errors import InputError, UnreadableFile
+from survey_gampen.errors import InputError, UnreadableFile, WorkerLost
 from survey_gampen.paths import data_dir
-from survey_gampen.run.triage import WorkerLost
 
 
 def test_the_cores_are_used_once() -> None:

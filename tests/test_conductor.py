@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from survey_gampen.errors import OutsideFault, UnreadableFile
+from survey_gampen.errors import OutsideFault, UnfitWorker, UnreadableFile, WorkerLost
 from survey_gampen.run import conductor as conducting
 from survey_gampen.run import quarantine
 from survey_gampen.run.conductor import Conductor, Job
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.plan import Partition
 from survey_gampen.run.progress import Meter
-from survey_gampen.run.triage import TooLarge, UnfitWorker, WorkerLost
+from survey_gampen.run.triage import TooLarge
 
 PLAN = [Partition(i, 5, 100 + i, 10) for i in range(12)]
 

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from survey_gampen.errors import OutsideFault
+from survey_gampen.errors import OutsideFault, UnfitWorker
 from survey_gampen.run import quarantine, task
 from survey_gampen.run.groups import is_cut
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.plan import Partition
 from survey_gampen.run.progress import Meter
 from survey_gampen.run.spec import RunSpec
-from survey_gampen.run.triage import Action, Triage, UnfitWorker
+from survey_gampen.run.triage import Action, Triage
 
 CUT, INFER = "cut", "infer"
 

@@ -6,14 +6,13 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from survey_gampen.errors import InputError, OutsideFault
+from survey_gampen.errors import InputError, OutsideFault, UnfitWorker
 from survey_gampen.images.base import ImageSource
 from survey_gampen.images.open import open_images
 from survey_gampen.model.checkpoint import load_checkpoint
 from survey_gampen.posterior.engine import Engine
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.spec import RunSpec
-from survey_gampen.run.triage import UnfitWorker
 
 
 @dataclass

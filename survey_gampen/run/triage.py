@@ -24,29 +24,19 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from survey_gampen.commit import outside_fault
-from survey_gampen.errors import GampenError, OutsideFault, UnreadableFile
+from survey_gampen.errors import (
+    GampenError,
+    OutsideFault,
+    UnfitWorker,
+    UnreadableFile,
+    WorkerLost,
+)
 
 SAME_CAUSE = 5
 
 
 class TooLarge(GampenError):
     """The batch did not fit into the memory of the device."""
-
-
-class UnfitWorker(GampenError):
-    """This worker can't give the same bits as the others: it must leave.
-
-    Attributes
-    ----------
-    where : str
-        The worker, as the crew knows it.
-    """
-
-    where = ""
-
-
-class WorkerLost(GampenError):
-    """The worker died under its task."""
 
 
 class Kind(Enum):
