@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from survey_gampen.errors import InputError
 from survey_gampen.model.network import Gampen
+from survey_gampen.model.novelty import Novelty
 from survey_gampen.model.presets import Architecture
 from survey_gampen.model.targets import Targets
 
@@ -42,6 +43,8 @@ class Checkpoint:
     sha256 : str
         Of the file.
     path : Path or None
+    novelty : Novelty or None
+        What tells galaxies from what the network has never seen; older models have none.
     """
 
     network: Gampen
@@ -49,6 +52,7 @@ class Checkpoint:
     meta: dict[str, Any] = field(default_factory=dict)
     sha256: str = ""
     path: Path | None = None
+    novelty: Novelty | None = None
 
     @property
     def config(self) -> Architecture:
@@ -101,6 +105,7 @@ def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
     try:
         network = Gampen(Architecture.from_dict(header["architecture"]), header["rates"])
         targets, meta = Targets.from_dict(header["targets"]), dict(header["meta"])
+        novelty = Novelty.take(tensors, meta)
         network.load_state_dict(tensors)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
@@ -113,6 +118,7 @@ def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
         meta=meta,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         path=path,
+        novelty=novelty,
     )
 
 
@@ -122,8 +128,9 @@ def save_checkpoint(
     targets: Targets,
     meta: Mapping[str, Any],
     dtype: torch.dtype = torch.float16,
+    novelty: Novelty | None = None,
 ) -> None:
-    """Write a model, in half precision unless `dtype` says otherwise.
+    """Write a model, its weights in half precision unless `dtype` says otherwise.
 
     Raises
     ------
@@ -134,12 +141,16 @@ def save_checkpoint(
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise ValueError(f"weight {name} is not finite in {dtype}")
+    meta = dict(meta)
+    if novelty is not None:
+        tensors |= {name: tensor.contiguous() for name, tensor in novelty.tensors().items()}
+        meta["novelty_threshold"] = novelty.threshold
     header = {
         "format": _FORMAT,
         "architecture": network.arch.to_dict(),
         "rates": list(network.rates),
         "targets": targets.to_dict(),
-        "meta": dict(meta),
+        "meta": meta,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, metadata={_KEY: json.dumps(header)})

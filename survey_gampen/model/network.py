@@ -217,9 +217,19 @@ class Gampen(nn.Module):
         Tensor, (n, outputs)
         """
         masks = masks or (None,) * len(self.blocks)
+        x = _masked(self.hidden(features, theta, masks[:-1]), masks[-1])
+        with torch.autocast(x.device.type, enabled=False):  # float32 whatever came before
+            last: Tensor = self.blocks[-1].get_submodule("weight_layer")(x.float())
+        return last
+
+    def hidden(
+        self, features: Tensor, theta: Tensor, masks: Sequence[Tensor | None] | None = None
+    ) -> Tensor:
+        """All blocks but the last, as :meth:`tail`: what the last one sees, (n, features)."""
+        masks = masks or (None,) * (len(self.blocks) - 1)
         x = features
         seen_crop = False
-        for block, mask in zip(self.blocks, masks, strict=False):
+        for block, mask in zip(list(self.blocks)[:-1], masks, strict=True):
             assert isinstance(block, Block)
             if block.flat:
                 x = x.flatten(1)
@@ -227,11 +237,8 @@ class Gampen(nn.Module):
             if block.flat and self.arch.head_sees_crop and not seen_crop:
                 x = torch.cat([x, theta.flatten(1).to(x.dtype)], dim=1)
                 seen_crop = True
-            if block is self.blocks[-1]:  # float32 whatever the precision before it
-                with torch.autocast(x.device.type, enabled=False):
-                    return block.weight_layer(x.float())
             x = block.after(block.weight_layer(x))
-        raise AssertionError("a network has blocks")
+        return x
 
     def forward(self, image: Tensor, masks: Sequence[Tensor | None] | None = None) -> Tensor:
         """Pixels (n, size, size) [nJy] -> outputs (n, outputs), under `masks` of all sites."""

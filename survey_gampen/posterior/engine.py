@@ -50,12 +50,15 @@ class Draws:
         of the crop over side of the cutout, and offset of its centre in x and y [arcsec].
     finite : Tensor, (n,) bool
         Whether all draws are finite.
+    novelty : Tensor, (n,) float32, or None
+        Distance from what the network was trained on, where the model can tell.
     """
 
     scaled: Tensor
     physical: Tensor
     crop: Tensor
     finite: Tensor
+    novelty: Tensor | None = None
 
 
 class Engine:
@@ -97,6 +100,7 @@ class Engine:
         self.dtype = DTYPES[precision]
         network: Gampen = copy.deepcopy(checkpoint.network).eval().requires_grad_(False)
         self.network = network.to(self.device)
+        self.novelty = checkpoint.novelty and checkpoint.novelty.to(self.device)
         # Dropout in the first part leaves nothing to compute once: then the readable reference
         # runs once a pass, in float32.
         self.cached = network.dropout == "regression"
@@ -129,31 +133,45 @@ class Engine:
             pixels = torch.zeros((batch, *images.shape[1:]), dtype=torch.float32)
             pixels[:n] = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
             pixels = pixels.to(self.device)
-            outputs, theta = self._cached(pixels) if self.cached else self._everywhere(pixels)
+            features, theta = self._prefix(pixels)
+            novelty = None
+            if self.novelty is not None:
+                novelty = self.novelty.score(self._hidden(features, theta)[:n])
+            if self.cached:
+                outputs = self._cached(features, theta)
+            else:
+                outputs, theta = self._everywhere(pixels)
             # Padding is dropped here: what follows works element by element.
             scaled = self._noisy(outputs[:n], keys)
             physical = self.targets.to_physical(scaled)
             finite = torch.isfinite(torch.cat([scaled, physical], dim=-1)).flatten(1).all(1)
-            return Draws(scaled, physical, self._crop(theta[:n]), finite)
+            return Draws(scaled, physical, self._crop(theta[:n]), finite, novelty)
 
-    def _cached(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs (batch, passes, outputs) and transformations (batch, 2, 3)."""
+    def _prefix(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """What comes before the first block, without dropout."""
         parts = [self.network.prefix(chunk) for chunk in pixels.split(PREFIX_CHUNK)]
-        features = torch.cat([part[0] for part in parts])
-        theta = torch.cat([part[1] for part in parts])
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+    def _hidden(self, features: Tensor, theta: Tensor) -> Tensor:
+        """What the last block sees without dropout, in float32."""
+        chunks = zip(features.split(PREFIX_CHUNK), theta.split(PREFIX_CHUNK), strict=True)
+        return torch.cat([self.network.hidden(*chunk) for chunk in chunks])
+
+    def _cached(self, features: Tensor, theta: Tensor) -> Tensor:
+        """Outputs (batch, passes, outputs)."""
         features = features.to(self.dtype, memory_format=torch.channels_last)
         biases = [layer.bias_with(theta) for layer in self.layers]
-        outputs = self._empty(len(pixels))
+        outputs = self._empty(len(features))
         for k in range(self.passes):
             x = features
             masks = self.masks.unpack(k, self.dtype)
             for layer, bias, mask in zip(self.layers, biases, masks, strict=True):
                 x = layer(x, bias, mask, overwrite=x is not features)
             outputs[:, k] = x
-        return outputs, theta
+        return outputs
 
     def _everywhere(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`_cached`, with the whole network in each pass."""
+        """Outputs, and transformations (batch, 2, 3): the whole network in each pass."""
         outputs = self._empty(len(pixels))
         theta = torch.zeros((len(pixels), 2, 3), device=self.device)
         n_blocks = len(self.layers)

@@ -43,7 +43,7 @@ def columns() -> list[str]:
         names += [f"{quantity}_{name}" for name in (*PERCENTILES, "mean", "std", "mode")]
         names += [f"{quantity}_{level}_{end}" for level in LEVELS for end in ("lo", "hi")]
     names += [f"corr_{a}_{b}" for a, b in CORRELATIONS]
-    return [*names, *CROP, "n_passes"]
+    return [*names, *CROP, "ood_score", "n_passes"]
 
 
 def summarise(draws: Draws) -> dict[str, NDArray[np.generic]]:
@@ -59,7 +59,8 @@ def summarise(draws: Draws) -> dict[str, NDArray[np.generic]]:
         The columns of :func:`columns`, float32 (``n_passes``: int32). NaN stands for null: every
         posterior column of a galaxy that has a draw which is not finite (``draws.finite`` is
         False: status NONFINITE), its magnitudes where a draw of the flux is not positive,
-        standard deviation and correlations of a single pass, correlations with a constant.
+        standard deviation and correlations of a single pass, correlations with a constant, and
+        the score of novelty of a model that can't tell.
 
     Notes
     -----
@@ -75,6 +76,8 @@ def summarise(draws: Draws) -> dict[str, NDArray[np.generic]]:
         table.update(_correlations(values[:, :3]))
         table = {name: column.where(draws.finite, torch.nan) for name, column in table.items()}
         table.update(zip(CROP, draws.crop.double().unbind(1), strict=True))
+        unknown = torch.full_like(draws.crop[:, 0], torch.nan)
+        table["ood_score"] = unknown if draws.novelty is None else draws.novelty
         result: dict[str, NDArray[np.generic]] = {
             name: table[name].float().cpu().numpy() for name in columns()[:-1]
         }

@@ -101,6 +101,9 @@ class Inference:
             draws = self.engine.draws(images[good], id_key(rows["object_id"])[good])
             finite = draws.finite.cpu().numpy()
             columns = {name: values[finite] for name, values in summarise(draws).items()}
+            if self.engine.novelty is not None and draws.novelty is not None:
+                strange = (draws.novelty > self.engine.novelty.threshold).cpu().numpy()
+                status[np.flatnonzero(good)[strange]] |= int(Status.OUT_OF_DISTRIBUTION)
             if sink is not None:
                 sink.write(where.start + np.flatnonzero(good), draws)
             status[np.flatnonzero(good)[~finite]] |= int(Status.NONFINITE)

@@ -50,6 +50,7 @@ _OTHERS = {
     "stn_scale": ("", "side of the crop chosen by the network, in sides of the cutout", ""),
     "stn_dx": ("arcsec", "centre of that crop, along the cutout's x axis", "pos.angDistance"),
     "stn_dy": ("arcsec", "centre of that crop, along the cutout's y axis", "pos.angDistance"),
+    "ood_score": ("", "distance from the galaxies the model was trained on, 1 is typical", ""),
 }
 
 

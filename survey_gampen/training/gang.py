@@ -22,9 +22,8 @@ from distributed import Client, Variable, Worker, get_worker
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from survey_gampen import cluster
-from survey_gampen.errors import GampenError, InputError, OutsideFault
+from survey_gampen.errors import GampenError, InputError, OutsideFault, WorkerLost
 from survey_gampen.posterior.settings import use_threads
-from survey_gampen.run.triage import WorkerLost
 from survey_gampen.run.words import say
 from survey_gampen.training.ranks import Ranks, joined
 from survey_gampen.training.train import Order, work

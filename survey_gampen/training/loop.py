@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import platform
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +26,16 @@ from survey_gampen.model.presets import architecture
 from survey_gampen.model.targets import Targets
 from survey_gampen.training import guide
 from survey_gampen.training.data import Batch, TrainingSet
+from survey_gampen.training.finish import finish
 from survey_gampen.training.ranks import Ranks
 from survey_gampen.training.recipe import learning_share
 from survey_gampen.training.state import State
-from survey_gampen.training.validation import figures, outputs
+from survey_gampen.training.validation import figures
 from survey_gampen.training.watch import Watch
-from survey_gampen.training.widths import rescale, widen, width_factors
+from survey_gampen.training.widths import rescale
 
 #: Steps between two looks at the loss.
 _LOOK = 20
-#: The widths of a finished model are set on the galaxies kept from training, mixed so often.
-_MIXES, _CALIBRATION_PASSES = 4, 8
 
 
 class _WithCrop(nn.Module):
@@ -136,10 +134,11 @@ class Training:
         return len(self.train_rows) // int(self.recipe["batch"])
 
     def run(self, watch: Watch | None = None) -> None:
-        """Train to the last epoch of the recipe, and set the widths of the best model."""
+        """Train to the last epoch of the recipe, and finish the best model."""
         self.to_the_last_epoch(watch)
         if self.ranks.first:
-            self.calibrate()
+            path, rows = self.out / "model.safetensors", (self.train_rows, self.held_out)
+            finish(path, self.data, *rows, self.recipe["seed"], self.staging)
 
     def to_the_last_epoch(self, watch: Watch | None = None) -> None:
         """Train, with a state and perhaps a model saved after each epoch."""
@@ -234,25 +233,6 @@ class Training:
                 groups, lr=peak, momentum=momentum, nesterov=True, weight_decay=decay
             )
         return torch.optim.AdamW(groups, lr=peak, betas=(momentum, 0.999), weight_decay=decay)
-
-    def calibrate(self) -> None:
-        """Set the widths of the best model, once; see :mod:`survey_gampen.training.widths`."""
-        path = self.out / "model.safetensors"
-        model = load_checkpoint(path)
-        if model.config.outputs == 3 or "width_factors" in model.meta:
-            return
-        rng = np.random.Generator(np.random.Philox(key=[self.recipe["seed"], 1 << 61]))
-        model.network.to(self.device)
-        outs, truths = [], []
-        for _ in range(_MIXES):
-            batch = self.data.mix(self.held_out, rng)
-            outs.append(outputs(model.network, batch, _CALIBRATION_PASSES))
-            truths.append(batch.truth)
-        factors = width_factors(torch.cat(outs), np.concatenate(truths), model.targets)
-        widen(model.network, factors)
-        meta = {**model.meta, "width_factors": factors.tolist()}
-        write = partial(save_checkpoint, network=model.network, targets=model.targets, meta=meta)
-        replace(path, write, self.staging)
 
     def _save(self) -> None:
         header = {

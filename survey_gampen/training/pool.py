@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from survey_gampen import cluster
-from survey_gampen.errors import OutsideFault
-from survey_gampen.run.triage import WorkerLost
+from survey_gampen.errors import OutsideFault, WorkerLost
 
 #: Workers that may die under one task.
 TRIES = 3

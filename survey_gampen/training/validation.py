@@ -58,6 +58,14 @@ def figures(network: Gampen, targets: Targets, data: Batch, passes: int) -> dict
     }
 
 
+def hidden_features(network: Gampen, data: Batch) -> Tensor:
+    """What the last layer sees without dropout, (n, features) float32 on the CPU."""
+    network.eval()
+    with torch.inference_mode():
+        found = [network.hidden(*network.prefix(image)) for image in data.image.split(_BATCH)]
+    return torch.cat(found).float().cpu()
+
+
 def outputs(network: Gampen, data: Batch, passes: int) -> Tensor:
     """What the passes give, (n, passes, outputs) float32 on the CPU; masks shared by a batch."""
     network.eval()

@@ -1,0 +1,74 @@
+"""What is done to the best model when its training has ended.
+
+The widths of its posteriors are set (:mod:`survey_gampen.training.widths`), and it learns to know
+what it has never seen (:mod:`survey_gampen.model.novelty`), both on galaxies kept from training.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from survey_gampen.commit import replace
+from survey_gampen.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from survey_gampen.model.novelty import Novelty
+from survey_gampen.training.data import TrainingSet
+from survey_gampen.training.validation import hidden_features, outputs
+from survey_gampen.training.widths import widen, width_factors
+
+Rows = NDArray[np.int64]
+#: The galaxies kept from training are mixed so often, with so many passes each.
+_MIXES, _PASSES = 4, 8
+#: Galaxies whose features stand for the training set; images made at once.
+_SEEN, _CHUNK = 4096, 256
+
+
+def finish(
+    path: Path, data: TrainingSet, trained: Rows, held_out: Rows, seed: int, staging: Path
+) -> None:
+    """Finish the model at `path`, once; it is replaced in one step.
+
+    Parameters
+    ----------
+    path : Path
+    data : TrainingSet
+    trained, held_out : ndarray of int
+        Rows that were trained on, and rows that were not.
+    seed : int
+        Of the images that are made for this.
+    staging : Path
+    """
+    model = load_checkpoint(path)
+    if model.novelty is not None:
+        return
+    rng = np.random.Generator(np.random.Philox(key=[seed, 1 << 61]))
+    model.network.to(data.device)
+    meta = dict(model.meta)
+    if model.config.outputs > 3:
+        meta["width_factors"] = _set_widths(model, data, held_out, rng)
+    seen, unseen = (_features(model, data, rows, rng) for rows in (trained[:_SEEN], held_out))
+    novelty = Novelty.fit(seen, unseen)
+    write = partial(
+        save_checkpoint, network=model.network, targets=model.targets, meta=meta, novelty=novelty
+    )
+    replace(path, write, staging)
+
+
+def _set_widths(
+    model: Checkpoint, data: TrainingSet, rows: Rows, rng: np.random.Generator
+) -> list[float]:
+    batches = [data.mix(rows, rng) for _ in range(_MIXES)]
+    outs = torch.cat([outputs(model.network, batch, _PASSES) for batch in batches])
+    factors = width_factors(outs, np.concatenate([b.truth for b in batches]), model.targets)
+    widen(model.network, factors)
+    return [float(factor) for factor in factors]
+
+
+def _features(model: Checkpoint, data: TrainingSet, rows: Rows, rng: np.random.Generator) -> Tensor:
+    chunks = (rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK))
+    return torch.cat([hidden_features(model.network, data.mix(chunk, rng)) for chunk in chunks])
