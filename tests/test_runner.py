@@ -16,8 +16,10 @@ from smallrun import N, Sky, call, leaves, rows, status, verb
 
 from survey_gampen.catalog.hats_out import leaf_path
 from survey_gampen.images.status import Status
+from survey_gampen.run import quarantine
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.plan import read_plan
+from survey_gampen.run.triage import Failure, Kind
 
 
 def test_one_row_out_for_each_row_in(sky: Sky, calm: Path) -> None:
@@ -176,9 +178,8 @@ def test_a_damaged_file_is_named(sky: Sky, calm: Path, tmp_path: Path) -> None:
     partition = next(iter(read_plan(out / "plan.parquet")))
     leaf = leaf_path(out / "posteriors", partition.norder, partition.npix)
     leaf.write_bytes(leaf.read_bytes()[:-100])
-    note = RunDir(out).quarantine_file(partition.name)
-    note.parent.mkdir(exist_ok=True)
-    note.write_text('{"cause": "test", "attempts": 1}')
+    failure = Failure("infer", Kind.UNEXPECTED, "a cause", "its trace", 3)
+    quarantine.write(RunDir(out), partition, failure, tmp_path / "staging")
     for done in (call(sky.command(out, "--keep-samples")), verb("status", out)):
         assert done.returncode == 2, done.stderr
         assert f"{leaf.name} is damaged" in done.stderr
