@@ -30,10 +30,12 @@ def test_a_preset_has_the_shapes_it_states(preset: str) -> None:
     with torch.inference_mode():
         features, theta = network.prefix(images(2, 239))
         out = network.tail(features, theta)
-    assert features.shape == (2, *network.site_shapes[0]) == (2, 64, 29, 29)
+    first, *others = network.arch.convolutions
+    assert features.shape == (2, *network.site_shapes[0]) == (2, first, 29, 29)
     assert theta.shape == (2, 2, 3)
     assert out.shape == (2, network.arch.outputs)
-    assert network.site_shapes[1:5] == [(192, 14, 14), (384, 14, 14), (256, 14, 14), (9216,)]
+    assert network.site_shapes[1:4] == [(width, 14, 14) for width in others[:3]]
+    assert network.site_shapes[4] == (9216,)
     assert network.site_shapes[5:] == [(width,) for width in network.arch.hidden]
     assert [block.site for block in network.blocks] == list(range(7))
 

@@ -24,6 +24,7 @@ from survey_gampen.training.loop import Training
 from survey_gampen.training.parts import PartsSet
 from survey_gampen.training.population import Population
 from survey_gampen.training.recipe import load_recipe
+from survey_gampen.training.watch import Watch
 from tests.networks import make_checkpoint, tiny
 from tests.smallsim import SIZE, N, inline, make_init, make_parts
 
@@ -83,7 +84,7 @@ def test_mixing_parts_is_rendering_the_galaxy(
     fixed = FixedLight(parts, rows)
     monkeypatch.setattr(parts, "population", fixed)
     monkeypatch.setattr(parts_module, "turned", lambda images, turns, flips: images)
-    monkeypatch.setattr(torch, "randn", lambda *a, **k: torch.zeros(a[0]))
+    monkeypatch.setattr(parts_module, "_normals", lambda shape, *_: torch.zeros(shape))
     batch = parts.mix(rows, np.random.default_rng(0))
     renderer = Renderer(parts.population)
     for image, truth, galaxy in zip(batch.image.numpy(), batch.truth, fixed.galaxies, strict=True):
@@ -101,7 +102,7 @@ def test_mixing_parts_is_rendering_the_galaxy(
 def test_noise_is_that_of_the_population(parts: PartsSet, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = np.arange(32)
     with monkeypatch.context() as quiet:
-        quiet.setattr(torch, "randn", lambda *a, **k: torch.zeros(a[0]))
+        quiet.setattr(parts_module, "_normals", lambda shape, *_: torch.zeros(shape))
         light = parts.mix(rows, np.random.default_rng(5)).image / ADU
     noisy = parts.mix(rows, np.random.default_rng(5)).image / ADU
     level = parts.population["noise"]["sky_level"]
@@ -220,26 +221,24 @@ def test_the_guide_teaches_the_crop_and_fades(train: Callable[..., Training]) ->
 
 
 def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(
-    train: Callable[..., Training], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    train: Callable[..., Training], tmp_path: Path
 ) -> None:
     whole = train("whole")
     whole.run()
     broken = train("broken")
-    original, epochs = Training._train, []
 
-    def stop_in_the_third(self: Training, tick: Callable[[], None]) -> float:
-        epochs.append(self.epoch)
+    class Impatient(Watch):
+        """Stops at the first step of the third epoch."""
 
-        def tock() -> None:
-            if len(epochs) == 3:
+        def begins(self, epoch: int, epochs: int, steps: int) -> None:
+            self.epoch = epoch
+
+        def step(self, n: int = 1) -> None:
+            if self.epoch == 3:
                 raise KeyboardInterrupt
 
-        return original(self, tock)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "_train", stop_in_the_third)
-        with pytest.raises(KeyboardInterrupt):
-            broken.run()
+    with pytest.raises(KeyboardInterrupt):
+        broken.run(Impatient())
     resumed = train("broken")
     assert resumed.epoch == 2
     resumed.run()
