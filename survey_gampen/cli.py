@@ -88,7 +88,11 @@ def _add_run(verbs: Verbs) -> None:
         "in the catalogue's Parquet metadata under the key survey_gampen; the command line wins.",
     )
     add = run.add_argument
-    add("catalog", metavar="CATALOG", help="Parquet file or folder, or HATS catalogue")
+    add(
+        "catalog",
+        metavar="CATALOG",
+        help="Parquet file or folder, HATS catalogue, FITS, VOTable, ECSV or CSV",
+    )
     add("--images", metavar="PATH", help="folder or glob of the survey's images")
     add("--survey", metavar="NAME|FILE", help="survey profile (default hsc-wide)")
     add("--band", metavar="B", help="band to measure (default: the survey profile's)")

@@ -139,7 +139,7 @@ def resolve(cli: Mapping[str, Any], config: Path | None = None) -> Settings:
     """
     catalog = Path(_absolute(str(cli["catalog"]), Path.cwd()))
     if not catalog.exists():
-        raise InputError(f"{catalog}: no such catalogue; give a Parquet file or folder")
+        raise InputError(f"{catalog}: no such catalogue; give a file, or a folder of Parquet files")
 
     merged: dict[str, Any] = {"out": str(catalog.parent / f"{catalog.stem}.gampen")}
     for where, base, raw in _layers(catalog, config, cli):

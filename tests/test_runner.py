@@ -177,10 +177,17 @@ def test_a_damaged_file_is_named(sky: Sky, calm: Path, tmp_path: Path) -> None:
     out = shutil.copytree(calm, tmp_path / "run")
     partition = next(iter(read_plan(out / "plan.parquet")))
     leaf = leaf_path(out / "posteriors", partition.norder, partition.npix)
-    leaf.write_bytes(leaf.read_bytes()[:-100])
+    whole = leaf.read_bytes()
+    leaf.write_bytes(whole[:-100])
     failure = Failure("infer", Kind.UNEXPECTED, "a cause", "its trace", 3)
     quarantine.write(RunDir(out), partition, failure, tmp_path / "staging")
+    (out / "quarantine" / "o0-p6.json").write_text('["no note"]')
+    (out / "quarantine" / "o0-p7.json").write_text("{}")
     for done in (call(sky.command(out, "--keep-samples")), verb("status", out)):
         assert done.returncode == 2, done.stderr
         assert f"{leaf.name} is damaged" in done.stderr
         assert len(done.stderr.splitlines()) == 1
+    leaf.write_bytes(whole)
+    causes = [note["cause"] for note in status(out)["quarantined"]]
+    assert sorted(causes)[0] == "a cause"
+    assert sum("its note is damaged" in cause for cause in causes) == 2

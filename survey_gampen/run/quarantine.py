@@ -13,6 +13,18 @@ from survey_gampen.run.layout import RunDir
 from survey_gampen.run.plan import Partition
 from survey_gampen.run.triage import Failure
 
+#: What is said of a partition whose note can't be read: that it was given up, its name tells.
+_UNREADABLE = {
+    "index": -1,
+    "rows": 0,
+    "stage": "unknown",
+    "kind": "unknown",
+    "cause": "its note is damaged; `survey-gampen resume` tries the partition again",
+    "attempts": 0,
+    "when": "",
+    "traceback": [],
+}
+
 
 def write(run: RunDir, partition: Partition, failure: Failure, staging: Path) -> None:
     """Note that a partition was given up; an older note is replaced."""
@@ -54,7 +66,11 @@ def notes(run: RunDir) -> Iterator[dict[str, Any]]:
     found = []
     for path in run.quarantine.glob("*.json"):
         try:
-            found.append(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError):  # cleared meanwhile
+            note = json.loads(path.read_text(encoding="utf-8"))
+            int(note["index"])
+        except FileNotFoundError:  # cleared meanwhile
             continue
+        except (OSError, ValueError, TypeError, KeyError):
+            note = _UNREADABLE | {"partition": path.stem}
+        found.append(_UNREADABLE | note)
     yield from sorted(found, key=lambda note: int(note["index"]))

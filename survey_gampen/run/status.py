@@ -136,8 +136,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
         lines.append(f"{report['rate']:.3g} galaxies/s{rest}")
     for note in report["quarantined"]:
         lines.append(
-            f"quarantined {note['partition']} ({note['rows']} galaxies, {note['stage']},"
-            f" {note['attempts']} attempts): {note['cause']}"
+            f"quarantined {note['partition']} ({note['rows']} galaxies, failed at: {note['stage']},"
+            f" attempts: {note['attempts']}): {note['cause']}"
         )
     if report["quarantined"]:
         lines.append(f"tried again by: survey-gampen resume {report['out']}")

@@ -20,7 +20,6 @@ from survey_gampen.run.layout import RunDir
 from survey_gampen.run.leaf import read_footer
 from survey_gampen.run.plan import Partition, read_plan
 from survey_gampen.run.spec import RunSpec
-from survey_gampen.tomlfile import nearest
 
 
 @dataclass
@@ -152,11 +151,11 @@ def flag_of(name: str) -> Status:
     Raises
     ------
     InputError
-        Where there is no such bit; names the nearest.
+        Where there is no such bit; names those there are.
     """
     known = [str(bit.name) for bit in Status]
     if name.upper() not in known:
-        raise InputError(f"no status flag {name!r}: did you mean {nearest(name.upper(), known)}?")
+        raise InputError(f"no status flag {name!r}: choose one of {', '.join(known)}")
     return Status[name.upper()]
 
 

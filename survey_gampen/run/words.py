@@ -52,8 +52,9 @@ def tell_end(run_dir: RunDir, spec: RunSpec, warnings: Sequence[str] = ()) -> in
     say(f"{work.published_rows} of {work.rows} galaxies are in {run_dir.posteriors}")
     if not work.quarantined:
         return 0
+    many = "partition is" if work.quarantined == 1 else "partitions are"
     say(
-        f"{work.quarantined} partitions are quarantined: `survey-gampen status {run_dir.root}`"
+        f"{work.quarantined} {many} quarantined: `survey-gampen status {run_dir.root}`"
         " says why, `survey-gampen resume` tries them again"
     )
     return 3
