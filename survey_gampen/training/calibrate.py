@@ -34,9 +34,9 @@ from survey_gampen.run.layout import RunDir
 from survey_gampen.training import metrics
 from survey_gampen.training.coverage import LEVELS, coverage, physical_draws
 from survey_gampen.training.loop import Training
+from survey_gampen.training.order import Order, training_set
 from survey_gampen.training.pool import compute
 from survey_gampen.training.recipe import load_recipe
-from survey_gampen.training.train import Order, training_set
 from survey_gampen.training.validation import outputs
 
 Array = NDArray[Any]

@@ -25,8 +25,8 @@ from survey_gampen import cluster
 from survey_gampen.errors import GampenError, InputError, OutsideFault, WorkerLost
 from survey_gampen.posterior.settings import use_threads
 from survey_gampen.run.words import say
+from survey_gampen.training.order import Order, work
 from survey_gampen.training.ranks import Ranks, joined
-from survey_gampen.training.train import Order, work
 from survey_gampen.training.watch import Watch
 
 #: Gangs that may break one after the other with no epoch between them.

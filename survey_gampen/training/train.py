@@ -2,52 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.run.claim import Claim
 from survey_gampen.run.layout import RunDir
-from survey_gampen.training.data import TrainingSet
-from survey_gampen.training.labelled import LabelledSet
-from survey_gampen.training.loop import Training
-from survey_gampen.training.parts import PartsSet
+from survey_gampen.training.gang import train_on
+from survey_gampen.training.order import Order, work
 from survey_gampen.training.ranks import Ranks
 from survey_gampen.training.recipe import load_recipe
-from survey_gampen.training.watch import Display, Watch
-
-
-@dataclass(frozen=True)
-class Order:
-    """What to train, in a form that travels to a worker.
-
-    Attributes
-    ----------
-    recipe : dict
-        From :func:`load_recipe`.
-    data, out : str
-        Folder made by ``simulate --parts``, or of a run; folder of state and model.
-    labels : str, optional
-        Table with the labels of the run's galaxies.
-    init : str, optional
-        Model whose weights to start from.
-    device : str
-        ``cpu`` or ``cuda``.
-    token : str
-        Of the client's claim: names the corner of the staging area where files are made. A rank
-        that outlives its client finds its corner closed, and can publish nothing.
-    """
-
-    recipe: dict[str, Any]
-    data: str
-    labels: str | None
-    out: str
-    init: str | None
-    device: str
-    token: str
+from survey_gampen.training.watch import Display
 
 
 def main(
@@ -105,40 +69,5 @@ def main(
         if cluster is None:
             work(order, Ranks(), display)
         else:
-            from survey_gampen.training.gang import train_on
-
             train_on(cluster, order, ranks, display, claim.check)
     return 0
-
-
-def work(order: Order, ranks: Ranks, watch: Watch) -> None:
-    """Train as one of `ranks`, which have joined if they are several. Runs without Dask too."""
-    data = training_set(order)
-    staging = RunDir(Path(order.out)).staging(order.token)
-    Training(order.recipe, data, Path(order.out), order.init, ranks, staging).run(watch)
-
-
-def training_set(order: Order) -> TrainingSet:
-    """What to train on, in memory."""
-    device = usable(order.device)
-    if order.labels is None:
-        return PartsSet(Path(order.data), device)
-    return LabelledSet(Path(order.data), Path(order.labels), device)
-
-
-def usable(device: str) -> str:
-    """A device that is there.
-
-    Raises
-    ------
-    InputError, OutsideFault
-        If there is no such kind of device; if this machine has none.
-    """
-    if device == "cuda":
-        if not torch.cuda.is_available():
-            raise OutsideFault("there is no GPU here: train with --device cpu, or elsewhere")
-        # All steps have one shape: the fastest kernels are worth looking for.
-        torch.backends.cudnn.benchmark = True
-    elif device != "cpu":
-        raise InputError(f"no device {device!r}: choose cpu or cuda")
-    return device
