@@ -26,7 +26,8 @@ def make_draws(physical):
     """Draws that hold these physical values (n, passes, 3)."""
     physical = torch.as_tensor(np.asarray(physical, dtype=np.float32))
     finite = torch.isfinite(physical).flatten(1).all(1)
-    return Draws(physical, physical, torch.ones(len(physical), 3), finite)
+    one = torch.ones(len(physical))
+    return Draws(physical, physical, torch.ones(len(physical), 3), finite, one)
 
 
 def random_posteriors(n=12, passes=1000, seed=0):
@@ -176,7 +177,7 @@ def test_no_galaxies():
 
 def test_columns_are_the_contracts():
     names = columns()
-    assert len(names) == len(set(names)) == 4 * (8 + 6) + 3 + 3 + 1
+    assert len(names) == len(set(names)) == 4 * (8 + 6) + 3 + 3 + 1 + 1
     assert list(summarise(make_draws(random_posteriors(1, 20)))) == names
 
 
