@@ -11,6 +11,7 @@ uses the model knows nothing of it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -50,27 +51,33 @@ def width_factors(outputs: Tensor, truth: NDArray[np.float64], targets: Targets)
     """
     if outputs.shape[-1] == 3:
         raise ValueError("a head of three outputs predicts no widths")
+    each = math.ceil(_DRAWS / outputs.shape[1])
+    drawn = [predicted(part, each) for part in outputs.split(_CHUNK)]
     low, high = (torch.full((3,), limit) for limit in _RANGE)
     for _ in range(_HALVINGS):
         middle = (low * high).sqrt()
-        enough = _coverage(outputs, middle, truth, targets) >= LEVELS[_LEVEL]
+        enough = _coverage(drawn, middle, truth, targets) >= LEVELS[_LEVEL]
         low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
     return (low * high).sqrt()
 
 
 def _coverage(
-    outputs: Tensor, factors: Tensor, truth: NDArray[np.float64], targets: Targets
+    drawn: Sequence[tuple[Tensor, Tensor]],
+    factors: Tensor,
+    truth: NDArray[np.float64],
+    targets: Targets,
 ) -> Tensor:
-    """Share of the truths within the published interval, for each target, (3,)."""
+    """Share of the truths within the published interval, for each target, (3,).
+
+    `drawn` are means of draws and deviations from them, of :data:`_CHUNK` galaxies at a time.
+    """
     inside = []
-    for start in range(0, len(outputs), _CHUNK):
-        part = outputs[start : start + _CHUNK]
-        mean, deviation = predicted(part, math.ceil(_DRAWS / part.shape[1]))
+    for number, (mean, deviation) in enumerate(drawn):
         scaled = mean + factors * deviation
-        nothing = torch.zeros(len(part), 3)  # what the summary says of the crop is not asked
-        finite = torch.ones(len(part), dtype=torch.bool)
+        nothing = torch.zeros(len(mean), 3)  # what the summary says of the crop is not asked
+        finite = torch.ones(len(mean), dtype=torch.bool)
         columns = summarise(Draws(scaled, targets.to_physical(scaled), nothing, finite))
-        true = dict(zip(PARAMETERS, truth[start : start + _CHUNK].T, strict=True))
+        true = dict(zip(PARAMETERS, truth[number * _CHUNK :][:_CHUNK].T, strict=True))
         inside.append([covered(columns, true, p, _LEVEL) for p in PARAMETERS])
     return torch.from_numpy(np.concatenate(inside, axis=1).mean(axis=1))
 
