@@ -34,6 +34,7 @@ from survey_gampen.posterior.engine import Engine
 from survey_gampen.posterior.settings import usable_cores
 from survey_gampen.posterior.summary import LEVELS, PERCENTILES, summarise
 from survey_gampen.training import simulate
+from survey_gampen.training.metrics import covered
 
 BATCH = 32
 Columns = dict[str, NDArray[Any]]
@@ -87,11 +88,7 @@ def compare(exact: Columns, rounded: Columns, truth: Columns) -> dict[str, dict[
             figures[f"{name}_median"] = float(np.median(relative))
             figures[f"{name}_95th"] = float(np.percentile(relative, 95))
         for name in LEVELS:
-            held = [
-                (columns[f"{quantity}_{name}_lo"] <= truth[quantity])
-                & (truth[quantity] <= columns[f"{quantity}_{name}_hi"])
-                for columns in (exact, rounded)
-            ]
+            held = [covered(columns, truth, quantity, name) for columns in (exact, rounded)]
             figures[f"{name}_fp32"], figures[f"{name}_bf16"] = (float(h.mean()) for h in held)
             # Only truths that one of the two holds tell a difference; chance puts each on a side.
             figures[f"{name}_error"] = float(np.sqrt((held[0] != held[1]).sum()) / len(held[0]))

@@ -14,7 +14,7 @@ from survey_gampen.errors import InputError
 from survey_gampen.model.head import gaussian_parts
 from survey_gampen.model.targets import PARAMETERS, Targets
 from survey_gampen.training import calibrate
-from survey_gampen.training.coverage import coverage
+from survey_gampen.training.coverage import coverage, drawn
 from survey_gampen.training.parts import PartsSet
 from tests.smallsim import inline, make_init, make_parts
 
@@ -36,7 +36,7 @@ def outputs_and_truth(factor: float) -> tuple[torch.Tensor, np.ndarray]:
 def test_coverage_of_right_narrow_and_wide_posteriors(factor: float, inside: float) -> None:
     """The 50 % interval of a normal distribution, when truths scatter `factor` times as much."""
     outputs, truth = outputs_and_truth(factor)
-    found = coverage(outputs, truth, TARGETS, [0.5])
+    found = coverage(drawn(outputs), truth, TARGETS, [0.5])
     # The density estimate widens intervals by 3 %; 600 galaxies tell a share to 2 %.
     assert found.tolist() == [[pytest.approx(inside, abs=0.07)] * 3]
 

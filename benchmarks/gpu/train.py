@@ -158,7 +158,7 @@ def epochs_that_fit(
     folder = args.work / "speed"
     shutil.rmtree(folder, ignore_errors=True)
     short = recipe | {"epochs": 1, "morphologies": 64 * recipe["batch"]}
-    loop.Training(short, data, folder, args.init).run()  # finds the fastest kernels
+    loop.Training(short, data, folder, args.init).to_the_last_epoch()  # finds the fastest kernels
     shutil.rmtree(folder)
     trial = loop.Training(short, data, folder, args.init)
     before = time.monotonic()

@@ -9,8 +9,8 @@ Order of steps, for a bigger leaf P that takes the place of the leaves inside it
 A reader that follows ``partition_info.csv`` so sees each row once at any moment; one that takes all
 files it finds may see rows twice while this works. Killed after 1 or 2, P is a whole leaf and the
 small ones are shadowed (see :mod:`survey_gampen.catalog.hats_out`): whoever makes the index next
-finishes the work. P is only made when *every* partition of the plan
-inside it is published, so a partition is published exactly when some leaf holds its pixel.
+finishes the work. P is only made when *every* partition of the plan inside it is published, so a
+partition is published exactly when some leaf holds its pixel.
 """
 
 from __future__ import annotations

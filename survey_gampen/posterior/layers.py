@@ -74,9 +74,7 @@ class MaskedLayer:
         self.weight = weight.to(self.dtype)
         if not self.flat:
             self.weight = self.weight.contiguous(memory_format=torch.channels_last)
-        self.rowwise: RowwiseLinear | None = None
-        if self.flat and self.dtype == torch.float32:
-            self.rowwise = RowwiseLinear(weight)
+        self.rowwise = RowwiseLinear(weight) if self.flat else None
 
     def bias_with(self, theta: Tensor) -> Tensor:
         """Bias in the layer's precision: (out,), or (n, out) where the layer sees the crop.
@@ -104,12 +102,10 @@ class MaskedLayer:
             x = x.flatten(1).to(self.dtype)
         if mask is not None:
             x = x.mul_(mask) if overwrite else x * mask
-        if not self.flat:
+        if self.rowwise is None:
             x = F.conv2d(x, self.weight, bias, padding=self.padding)
-        elif self.rowwise is not None:
-            x = self.rowwise(x) + bias
         else:
-            x = torch.addmm(bias, x, self.weight.t())
+            x = self.rowwise(x) + bias
         if self.pooled:
             x = F.max_pool2d(x, 3, 2)
         return x.relu_() if self.relu else x

@@ -71,6 +71,6 @@ def notes(run: RunDir) -> Iterator[dict[str, Any]]:
         except FileNotFoundError:  # cleared meanwhile
             continue
         except (OSError, ValueError, TypeError, KeyError):
-            note = _UNREADABLE | {"partition": path.stem}
-        found.append(_UNREADABLE | note)
+            note = {}
+        found.append({"partition": path.stem} | _UNREADABLE | note)
     yield from sorted(found, key=lambda note: int(note["index"]))

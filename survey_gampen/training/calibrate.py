@@ -32,7 +32,7 @@ from survey_gampen.posterior.settings import use_threads
 from survey_gampen.run.claim import Claim
 from survey_gampen.run.layout import RunDir
 from survey_gampen.training import metrics
-from survey_gampen.training.coverage import LEVELS, coverage, physical_draws
+from survey_gampen.training.coverage import LEVELS, coverage, drawn, physical
 from survey_gampen.training.loop import Training
 from survey_gampen.training.order import Order, training_set
 from survey_gampen.training.pool import compute
@@ -129,12 +129,13 @@ def judge(found: Tensor, truth: NDArray[np.float64], targets: Targets) -> dict[s
         them, ``ranks`` (counts of the truth's rank among the draws), median ``half_width`` of the
         central 68 % and mean ``crps`` (both of the flux as shares of the truth).
     """
-    curves = coverage(found, truth, targets, LEVELS).numpy()
+    sample = drawn(found)
+    curves = coverage(sample, truth, targets, LEVELS).numpy()
     parts: list[np.ndarray] = [
         np.stack(
             [_scores(draws[..., k].numpy(), truth[rows, k], p) for k, p in enumerate(PARAMETERS)]
         )
-        for rows, draws in physical_draws(found, targets)
+        for rows, draws in physical(sample, targets)
     ]
     scores = np.concatenate(parts, axis=2)  # (parameter, score, galaxy)
     result: dict[str, Any] = {"levels": LEVELS, "n": len(truth)}

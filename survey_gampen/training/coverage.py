@@ -26,8 +26,18 @@ DRAWS = 1000
 _CHUNK = 256  # galaxies at once
 
 
+#: Of the galaxies of one chunk: means of their draws, and deviations from these.
+Drawn = Sequence[tuple[Tensor, Tensor]]
+
+
+def drawn(outputs: Tensor) -> Drawn:
+    """Draws of the scaled targets, at least :data:`DRAWS` a galaxy, from (n, passes, 3 or 9)."""
+    each = math.ceil(DRAWS / outputs.shape[1])
+    return [predicted(part, each) for part in outputs.split(_CHUNK)]
+
+
 def coverage(
-    outputs: Tensor,
+    draws: Drawn,
     truth: NDArray[np.float64],
     targets: Targets,
     levels: Sequence[float],
@@ -37,7 +47,8 @@ def coverage(
 
     Parameters
     ----------
-    outputs : Tensor, (n, passes, 3 or 9)
+    draws : Drawn
+        Of n galaxies, from :func:`drawn`.
     truth : ndarray, (n, 3)
         B/T, R_e [arcsec], flux [nJy].
     targets : Targets
@@ -50,9 +61,9 @@ def coverage(
     Tensor, (levels, 3) float64
     """
     inside = torch.zeros(len(levels), 3, dtype=torch.float64)
-    for rows, draws in physical_draws(outputs, targets, widths):
-        inside += held(draws, truth[rows], levels).double().sum(0)
-    return inside / len(outputs)
+    for rows, values in physical(draws, targets, widths):
+        inside += held(values, truth[rows], levels).double().sum(0)
+    return inside / len(truth)
 
 
 def held(draws: Tensor, truth: NDArray[np.float64], levels: Sequence[float]) -> Tensor:
@@ -71,12 +82,11 @@ def held(draws: Tensor, truth: NDArray[np.float64], levels: Sequence[float]) -> 
     return torch.stack(found, 1).cpu()
 
 
-def physical_draws(
-    outputs: Tensor, targets: Targets, widths: Tensor | float = 1.0
+def physical(
+    draws: Drawn, targets: Targets, widths: Tensor | float = 1.0
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Draws (n, at least :data:`DRAWS`, 3) from outputs, by the chunk of galaxies."""
-    each = math.ceil(DRAWS / outputs.shape[1])
-    for start in range(0, len(outputs), _CHUNK):
-        rows = slice(start, start + _CHUNK)
-        mean, deviation = predicted(outputs[rows], each)
-        yield rows, targets.to_physical(mean + widths * deviation)
+    """Draws (n, draws, 3) of B/T, R_e [arcsec] and flux [nJy], by the chunk of galaxies."""
+    start = 0
+    for mean, deviation in draws:
+        yield slice(start, start + len(mean)), targets.to_physical(mean + widths * deviation)
+        start += len(mean)

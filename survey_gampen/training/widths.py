@@ -20,7 +20,7 @@ from torch import Tensor
 from survey_gampen.model.network import Gampen
 from survey_gampen.model.targets import Targets
 from survey_gampen.posterior.summary import LEVELS
-from survey_gampen.training.coverage import coverage
+from survey_gampen.training.coverage import coverage, drawn
 
 _LEVEL = LEVELS["ci68"]
 #: Between which factors to look, and how often to halve the range: down to half a per cent.
@@ -45,10 +45,11 @@ def width_factors(outputs: Tensor, truth: NDArray[np.float64], targets: Targets)
     """
     if outputs.shape[-1] == 3:
         raise ValueError("a head of three outputs predicts no widths")
+    draws = drawn(outputs)
     low, high = (torch.full((3,), limit) for limit in _RANGE)
     for _ in range(_HALVINGS):
         middle = (low * high).sqrt()
-        enough = coverage(outputs, truth, targets, [_LEVEL], middle)[0] >= _LEVEL
+        enough = coverage(draws, truth, targets, [_LEVEL], middle)[0] >= _LEVEL
         low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
     return (low * high).sqrt()
 
