@@ -25,6 +25,7 @@ from survey_gampen.model.network import Gampen
 from survey_gampen.model.presets import architecture
 from survey_gampen.model.targets import Targets
 from survey_gampen.training import guide
+from survey_gampen.training.averaged import Averaged
 from survey_gampen.training.data import Batch, TrainingSet
 from survey_gampen.training.finish import finish
 from survey_gampen.training.ranks import Ranks
@@ -108,6 +109,7 @@ class Training:
             self.network = Gampen(arch, rate)
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimiser = self._optimiser()
+        self.averaged = Averaged(self.network, recipe["optimiser"]["average"])
         self.epoch, self.history = 0, []  # type: int, list[dict[str, Any]]
         if (out / "state.safetensors").exists():
             self._load()
@@ -186,6 +188,7 @@ class Training:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe["optimiser"]["clip"])
             self.optimiser.step()
+            self.averaged.follow(self.network, step)
             total += loss.detach()
             # Now and then only: to look at a number is to wait for the GPU.
             look = step % _LOOK == 0 or (step + 1) % self.steps == 0
@@ -216,7 +219,7 @@ class Training:
 
     def validate(self) -> dict[str, float]:
         """Figures on the galaxies kept from training: see :func:`validation.figures`."""
-        return figures(self.network, self.targets, self.validation, self.recipe["passes"])
+        return figures(self.averaged.network, self.targets, self.validation, self.recipe["passes"])
 
     def _optimiser(self) -> torch.optim.Optimizer:
         settings = self.recipe["optimiser"]
@@ -242,7 +245,7 @@ class Training:
             "epoch": self.epoch,
             "history": self.history,
         }
-        state = State.of(self.network, self.optimiser, header)
+        state = State.of(self.network, self.averaged.network, self.optimiser, header)
         # The model first: a state that says "epoch 7 was the best" must not stand without it.
         if self.history[-1]["nll"] <= min(h["nll"] for h in self.history):
             replace(self.out / "model.safetensors", self._export, self.staging)
@@ -263,7 +266,7 @@ class Training:
                 "machine": platform.machine(),
             },
         }
-        save_checkpoint(path, self.network, self.targets, meta)
+        save_checkpoint(path, self.averaged.network, self.targets, meta)
 
     def _load(self) -> None:
         state = State.load(self.out / "state.safetensors")
@@ -274,4 +277,4 @@ class Training:
             )
         self.targets = Targets.from_dict(header["targets"])
         self.epoch, self.history = header["epoch"], header["history"]
-        state.restore(self.network, self.optimiser)
+        state.restore(self.network, self.averaged.network, self.optimiser)

@@ -23,48 +23,63 @@ class State:
         Recipe, targets, settings of the data, epochs done and their figures.
     weights : dict of str to Tensor
         Of the network, float32.
+    averaged : dict of str to Tensor
+        Of the network whose weights are the mean over the latest steps.
     moments : dict of int to dict
         What the optimiser keeps for each parameter.
     """
 
     header: dict[str, Any]
     weights: dict[str, Tensor]
+    averaged: dict[str, Tensor]
     moments: dict[int, dict[str, Tensor]]
 
     @classmethod
-    def of(cls, network: nn.Module, optimiser: optim.Optimizer, header: dict[str, Any]) -> State:
+    def of(
+        cls,
+        network: nn.Module,
+        averaged: nn.Module,
+        optimiser: optim.Optimizer,
+        header: dict[str, Any],
+    ) -> State:
         """The present state."""
-        return cls(header, network.state_dict(), optimiser.state_dict()["state"])
+        moments = optimiser.state_dict()["state"]
+        return cls(header, network.state_dict(), averaged.state_dict(), moments)
 
     def save(self, path: Path) -> None:
         """Write everything to a file."""
         tensors = {f"network.{name}": tensor for name, tensor in self.weights.items()}
+        tensors |= {f"averaged.{name}": tensor for name, tensor in self.averaged.items()}
         for index, kept in self.moments.items():
             # Plain SGD keeps None where it has no momentum yet.
             tensors |= {f"optimiser.{index}.{k}": v for k, v in kept.items() if v is not None}
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        # Where no mean is made, both are the same tensors, which a file may not hold twice.
+        tensors = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
         save_file(tensors, path, {"training": json.dumps(self.header)})
 
     @classmethod
     def load(cls, path: Path) -> State:
         """Read what :meth:`save` wrote."""
-        weights: dict[str, Tensor] = {}
+        networks: dict[str, dict[str, Tensor]] = {"network": {}, "averaged": {}}
         moments: dict[int, dict[str, Tensor]] = {}
         with safe_open(path, framework="pt") as f:
             header = json.loads(f.metadata()["training"])
             for name in f.keys():  # noqa: SIM118
                 kind, _, rest = name.partition(".")
                 tensor = f.get_tensor(name)
-                if kind == "network":
-                    weights[rest] = tensor
+                if kind in networks:
+                    networks[kind][rest] = tensor
                 else:
                     index, key = rest.split(".")
                     moments.setdefault(int(index), {})[key] = tensor
-        return cls(header, weights, moments)
+        return cls(header, networks["network"], networks["averaged"], moments)
 
-    def restore(self, network: nn.Module, optimiser: optim.Optimizer) -> None:
+    def restore(
+        self, network: nn.Module, averaged: nn.Module, optimiser: optim.Optimizer
+    ) -> None:
         """Put everything back where it came from."""
         network.load_state_dict(self.weights)
+        averaged.load_state_dict(self.averaged)
         moments = {
             index: {key: _as_weights_lie(tensor) for key, tensor in kept.items()}
             for index, kept in self.moments.items()
