@@ -274,10 +274,10 @@ def test_the_widths_of_the_finished_model_are_set_once(
     training.to_the_last_epoch()
     path = tmp_path / "out" / "model.safetensors"
     before = load_checkpoint(path)
-    assert "width_factors" not in before.meta
+    assert "widths" not in before.meta
     training.run()  # as if it had been stopped in between
     model = load_checkpoint(path)
-    assert all(0.05 < factor < 20 for factor in model.meta["width_factors"])
+    assert all(abs(value) < 3 for values in model.meta["widths"].values() for value in values)
     old, new = (m.network.blocks[-1].weight_layer.weight for m in (before, model))
     assert torch.equal(old[:6], new[:6])
     assert not torch.equal(old[6:], new[6:])

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from survey_gampen.model.head import gaussian_parts
 from survey_gampen.model.targets import Targets
-from survey_gampen.training.widths import rescale, widen, width_factors
+from survey_gampen.training.widths import Widths, rescale
 from tests.networks import make_checkpoint, make_images, tiny
 
 FACTORS = st.lists(st.floats(0.3, 3.0), min_size=3, max_size=3)
-
+SLOPES = st.lists(st.floats(-1.0, 1.0), min_size=3, max_size=3)
 
 #: Scaled targets of magnitudes and sizes that a survey has; no draw of B/T leaves 0 to 1.
 TARGETS = Targets(mean=(0.0, 0.5, 9.0), std=(0.05, 0.1, 0.2))
@@ -34,9 +34,31 @@ def test_wrong_widths_are_found_out() -> None:
     mean, factor = gaussian_parts(out[:, 0])
     normal = torch.randn(300, 3, 1, generator=torch.Generator().manual_seed(3))
     truth = TARGETS.to_physical(mean + torch.tensor(wrong) * (factor @ normal).squeeze(-1))
-    found = width_factors(out, truth.double().numpy(), TARGETS)
+    found = Widths.fit(out, truth.double().numpy(), TARGETS)
     # 300 galaxies tell a width to 6 %; the smoothing of 1000 draws is 3 %.
-    assert torch.allclose(found, torch.tensor(wrong), rtol=0.18)
+    assert torch.allclose(found.base.exp(), torch.tensor(wrong), rtol=0.18)
+
+
+def test_widths_that_go_wrong_with_the_flux_are_found_out() -> None:
+    """Truths whose scatter, in units of the predicted one, is a power of the flux."""
+    slope = torch.tensor([0.0, 0.5, -0.7])
+    out = outputs(1200, 4)
+    out[..., 2] = torch.linspace(-1.5, 1.5, 1200)[:, None]
+    out[..., 6:] = 0  # what follows is exact for uncorrelated errors
+    mean, factor = gaussian_parts(out[:, 0])
+    normal = torch.randn(1200, 3, 1, generator=torch.Generator().manual_seed(3))
+    deviation = (factor @ normal).squeeze(-1)
+    truth = TARGETS.to_physical(mean + torch.exp(slope * out[:, 0, 2:3]) * deviation)
+    found = Widths.fit(out, truth.double().numpy(), TARGETS)
+    assert torch.allclose(found.slope, slope, atol=0.12)
+    assert torch.allclose(found.base, torch.zeros(3), atol=0.12)
+
+
+def test_equal_fluxes_give_no_slope() -> None:
+    out = outputs(40, 4)
+    out[..., 2] = 0.0
+    truth = TARGETS.to_physical(out[:, 0, :3]).double().numpy()
+    assert torch.equal(Widths.fit(out, truth, TARGETS).slope, torch.zeros(3))
 
 
 @settings(max_examples=20, deadline=None)
@@ -46,7 +68,7 @@ def test_folding_scales_the_covariance_and_nothing_else(factors: list[float]) ->
     images = torch.from_numpy(make_images(4, 119))
     with torch.no_grad():
         before = network(images)
-        widen(network, torch.tensor(factors))
+        Widths(torch.tensor(factors).log(), torch.zeros(3)).fold(network)
         after = network(images)
     mean, old = gaussian_parts(before)
     assert torch.equal(gaussian_parts(after)[0], mean)
@@ -54,6 +76,18 @@ def test_folding_scales_the_covariance_and_nothing_else(factors: list[float]) ->
     scale = torch.diag(torch.tensor(factors))
     wanted = scale @ old @ old.transpose(1, 2) @ scale
     torch.testing.assert_close(new @ new.transpose(1, 2), wanted, rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(base=SLOPES, slope=SLOPES)
+def test_folded_is_applied(base: list[float], slope: list[float]) -> None:
+    network = make_checkpoint(tiny(outputs=9)).network
+    images = torch.from_numpy(make_images(4, 119))
+    widths = Widths(torch.tensor(base), torch.tensor(slope))
+    with torch.no_grad():
+        wanted = widths.applied(network(images))
+        widths.fold(network)
+        torch.testing.assert_close(network(images), wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("outputs_of_head", [3, 9])
@@ -78,4 +112,4 @@ def test_another_scaling_predicts_the_same(outputs_of_head: int) -> None:
 
 def test_a_head_without_widths_is_refused() -> None:
     with pytest.raises(ValueError, match="no widths"):
-        width_factors(torch.zeros(5, 2, 3), np.zeros((5, 3)), TARGETS)
+        Widths.fit(torch.zeros(5, 2, 3), np.zeros((5, 3)), TARGETS)

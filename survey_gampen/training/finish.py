@@ -19,11 +19,11 @@ from survey_gampen.model.checkpoint import Checkpoint, load_checkpoint, save_che
 from survey_gampen.model.novelty import Novelty
 from survey_gampen.training.data import TrainingSet
 from survey_gampen.training.validation import hidden_features, outputs
-from survey_gampen.training.widths import widen, width_factors
+from survey_gampen.training.widths import Widths
 
 Rows = NDArray[np.int64]
 #: The galaxies kept from training are mixed so often, with so many passes each.
-_MIXES, _PASSES = 4, 8
+_MIXES, _PASSES = 8, 8
 #: Galaxies whose features stand for the training set; images made at once.
 _SEEN, _CHUNK = 4096, 256
 
@@ -50,7 +50,7 @@ def finish(
     model.network.to(data.device)
     meta = dict(model.meta)
     if model.config.outputs > 3:
-        meta["width_factors"] = _set_widths(model, data, held_out, rng)
+        meta["widths"] = _set_widths(model, data, held_out, rng)
     seen, unseen = (_features(model, data, rows, rng) for rows in (trained[:_SEEN], held_out))
     novelty = Novelty.fit(seen, unseen)
     write = partial(
@@ -61,12 +61,12 @@ def finish(
 
 def _set_widths(
     model: Checkpoint, data: TrainingSet, rows: Rows, rng: np.random.Generator
-) -> list[float]:
+) -> dict[str, list[float]]:
     batches = [data.mix(rows, rng) for _ in range(_MIXES)]
     outs = torch.cat([outputs(model.network, batch, _PASSES) for batch in batches])
-    factors = width_factors(outs, np.concatenate([b.truth for b in batches]), model.targets)
-    widen(model.network, factors)
-    return [float(factor) for factor in factors]
+    widths = Widths.fit(outs, np.concatenate([b.truth for b in batches]), model.targets)
+    widths.fold(model.network)
+    return widths.to_dict()
 
 
 def _features(model: Checkpoint, data: TrainingSet, rows: Rows, rng: np.random.Generator) -> Tensor:

@@ -4,13 +4,13 @@ The likelihood weighs rare large residuals heavily and so makes the bulk of the 
 wide; what a learning rate jitters about is taken for noise as well; and the kernel density
 estimate, of which the published intervals are made, smooths and so widens them by some per cent.
 One factor for each target mends all three (Guo et al. 2017, arXiv:1706.04599, do the same to a
-classifier). It is found on galaxies kept from training and becomes part of the last layer: whoever
-uses the model knows nothing of it.
+classifier). It may grow with the flux, since what is missing does. It is found on galaxies kept
+from training and becomes part of the last layer: whoever uses the model knows nothing of it.
 """
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,52 +23,97 @@ from survey_gampen.posterior.summary import LEVELS
 from survey_gampen.training.coverage import coverage, drawn
 
 _LEVEL = LEVELS["ci68"]
-#: Between which factors to look, and how often to halve the range: down to half a per cent.
-_RANGE, _HALVINGS = (0.25, 4.0), 9
+#: How fast the coverage of a Gaussian at that level grows with the logarithm of its width.
+_GROWTH = 0.484
+#: Bins of predicted flux, of equally many galaxies each, through which a line is laid.
+_BINS = 4
+#: Steps towards the line, the share of the way of each, and the largest ln factor.
+_STEPS, _DAMPING, _LIMIT = 12, 0.8, 1.5
 
 
-def width_factors(outputs: Tensor, truth: NDArray[np.float64], targets: Targets) -> Tensor:
-    """By what to multiply the predicted standard deviations of the three targets.
+@dataclass(frozen=True)
+class Widths:
+    """Factors on the predicted standard deviations of the scaled targets.
 
-    Parameters
+    The factor of a target is ``exp(base + slope * f)`` with f the scaled flux that is predicted:
+    a power law of the flux, and a bias and a multiple of another output to the last layer.
+
+    Attributes
     ----------
-    outputs : Tensor, (n, passes, 9)
-        Of galaxies that were kept from training.
-    truth : ndarray, (n, 3)
-        Their B/T, R_e [arcsec] and flux [nJy].
-    targets : Targets
-
-    Returns
-    -------
-    Tensor, (3,)
-        Those with which the published 68 % intervals hold 68 % of the truths.
+    base, slope : Tensor, (3,)
+        Of B/T, R_e and flux.
     """
-    if outputs.shape[-1] == 3:
-        raise ValueError("a head of three outputs predicts no widths")
-    draws = drawn(outputs)
-    low, high = (torch.full((3,), limit) for limit in _RANGE)
-    for _ in range(_HALVINGS):
-        middle = (low * high).sqrt()
-        enough = coverage(draws, truth, targets, [_LEVEL], middle)[0] >= _LEVEL
-        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-    return (low * high).sqrt()
+
+    base: Tensor
+    slope: Tensor
+
+    @classmethod
+    def fit(cls, outputs: Tensor, truth: NDArray[np.float64], targets: Targets) -> Widths:
+        """Those with which the published 68 % intervals hold 68 % of the truths at any flux.
+
+        Parameters
+        ----------
+        outputs : Tensor, (n, passes, 9)
+            Of galaxies that were kept from training.
+        truth : ndarray, (n, 3)
+            Their B/T, R_e [arcsec] and flux [nJy].
+        targets : Targets
+
+        Raises
+        ------
+        ValueError
+            If the head predicts no widths, or of fewer galaxies than there are bins.
+        """
+        if outputs.shape[-1] == 3:
+            raise ValueError("a head of three outputs predicts no widths")
+        flux = outputs[..., 2].mean(1).double()
+        bins = flux.argsort().tensor_split(_BINS)
+        centres = torch.stack([flux[rows].mean() for rows in bins])
+        line = torch.stack([torch.ones_like(centres), centres], 1)
+        # Columns: B/T, R_e, flux; rows: base, slope.
+        found = torch.zeros(2, 3, dtype=torch.float64)
+        for _ in range(_STEPS):
+            out = cls(*found.float()).applied(outputs)
+            inside = torch.cat(
+                [coverage(drawn(out[rows]), truth[rows], targets, [_LEVEL]) for rows in bins]
+            )
+            # By the pseudo-inverse: if all fluxes are alike there is no slope.
+            found += _DAMPING * torch.linalg.pinv(line) @ ((_LEVEL - inside) / _GROWTH)
+            found.clamp_(-_LIMIT, _LIMIT)
+        return cls(*found.float())
+
+    def applied(self, outputs: Tensor) -> Tensor:
+        """Outputs (..., 9) as a network gives them into which these widths are folded."""
+        out = outputs.clone()
+        out[..., 3:6] += 2 * (self.base + self.slope * outputs[..., 2:3])
+        return _with_ratios(out.movedim(-1, 0), self.base).movedim(0, -1)
+
+    def fold(self, network: Gampen) -> None:
+        """Make them part of a network's last layer, in place.
+
+        With F the diagonal matrix of factors, ``F (L D L^T) F = (F L F^-1) (F^2 D) (F L F^-1)^T``:
+        log-variances are shifted, covariance terms scaled, means and correlations stay. Of the
+        slope F^2 D alone takes part.
+        """
+        last = network.blocks[-1].weight_layer
+        assert isinstance(last, torch.nn.Linear)
+        with torch.no_grad():
+            for rows in (last.weight, last.bias):
+                slope = self.slope.view(3, *(1,) * (rows.dim() - 1))
+                rows[3:6] += 2 * slope * rows[2]
+                _with_ratios(rows, self.base)
+            last.bias[3:6] += 2 * self.base
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """Plain values for JSON."""
+        return {"base": self.base.tolist(), "slope": self.slope.tolist()}
 
 
-def widen(network: Gampen, factors: Tensor) -> None:
-    """Multiply the predicted standard deviations of a network, in place.
-
-    With F the diagonal matrix of the factors, ``F (L D L^T) F = (F L F^-1) (F^2 D) (F L F^-1)^T``:
-    log-variances are shifted, covariance terms scaled, means and correlations stay.
-    """
-    last = network.blocks[-1].weight_layer
-    assert isinstance(last, torch.nn.Linear)
-    f0, f1, f2 = factors.tolist()
-    with torch.no_grad():
-        for row, f in zip((3, 4, 5), (f0, f1, f2), strict=True):
-            last.bias[row] += 2 * math.log(f)
-        for row, ratio in zip((6, 7, 8), (f1 / f0, f2 / f0, f2 / f1), strict=True):
-            last.weight[row] *= ratio
-            last.bias[row] *= ratio
+def _with_ratios(rows: Tensor, base: Tensor) -> Tensor:
+    """Scale, in place, the three covariance terms among the nine rows of a head."""
+    for row, (i, j) in zip((6, 7, 8), ((1, 0), (2, 0), (2, 1)), strict=True):
+        rows[row] *= torch.exp(base[i] - base[j])
+    return rows
 
 
 def rescale(network: Gampen, old: Targets, new: Targets) -> None:
@@ -90,4 +135,4 @@ def rescale(network: Gampen, old: Targets, new: Targets) -> None:
         last.weight[:3] *= ratio[:, None]
         last.bias[:3] = last.bias[:3] * ratio + offset
     if len(last.bias) == 9:
-        widen(network, ratio)
+        Widths(ratio.log(), torch.zeros(3)).fold(network)
