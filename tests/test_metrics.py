@@ -56,7 +56,7 @@ def perfect(n: int, seed: int = 0) -> tuple[dict, dict]:
     for p, scale in zip(PARAMETERS, (0.1, 0.2, 500.0), strict=True):
         mode = rng.uniform(20, 40, n) * scale
         truth[p] = rng.normal(mode, scale)
-        columns[f"{p}_mode"] = mode
+        columns[f"{p}_mode"] = columns[f"{p}_p50"] = mode
         columns[f"{p}_crps"] = np.full(n, 0.5 * scale)
         for level, k in (("ci68", 1), ("ci95", 2), ("ci99", 3)):
             columns[f"{p}_{level}_lo"] = mode - k * scale

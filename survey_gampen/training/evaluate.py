@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import zarr
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
@@ -51,8 +53,8 @@ def main(
 ) -> int:
     """Evaluate a model on finished cutouts made by ``simulate``.
 
-    Writes ``evaluation.json`` (all figures by magnitude) and pictures into the folder `out`, and
-    prints a table.
+    Writes ``evaluation.json`` (all figures, by magnitude, size and B/T), ``galaxies.parquet`` (the
+    columns of each galaxy, with its truth) and pictures into the folder `out`, and prints a table.
 
     Raises
     ------
@@ -98,13 +100,15 @@ def main(
             if rows.any()
         },
     }
+    everything = columns | {f"{p}_true": truth[p] for p in PARAMETERS} | {"mag": magnitude}
+    pq.write_table(pa.table(everything), out / "galaxies.parquet")
     (out / "evaluation.json").write_text(json.dumps(result, indent=1))
     (out / "posterior.png").write_bytes(_pictured(measured.example))
     figures.residual_figure(columns, truth, magnitude, out / "residuals.png")
     figures.truth_figure(columns, truth, magnitude, out / "truth.png")
     figures.coverage_figure(measured.held, LEVELS, measured.ranks, magnitude, out / "coverage.png")
     # A file has no width: as wide as the table needs.
-    Console(width=None if Console().is_terminal else 150).print(_table(result))
+    Console(width=None if Console().is_terminal else 180).print(_table(result))
     print(f"figures and pictures in {out}")
     return 0
 
@@ -212,6 +216,8 @@ def _table(result: dict[str, Any]) -> Table:
         "median",
         "sigma",
         "nmad",
+        "p50_sigma",
+        "p50_nmad",
         "coverage_ci68",
         "coverage_ci95",
         "coverage_ci99",

@@ -74,9 +74,7 @@ class State:
                     moments.setdefault(int(index), {})[key] = tensor
         return cls(header, networks["network"], networks["averaged"], moments)
 
-    def restore(
-        self, network: nn.Module, averaged: nn.Module, optimiser: optim.Optimizer
-    ) -> None:
+    def restore(self, network: nn.Module, averaged: nn.Module, optimiser: optim.Optimizer) -> None:
         """Put everything back where it came from."""
         network.load_state_dict(self.weights)
         averaged.load_state_dict(self.averaged)
