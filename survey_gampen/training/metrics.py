@@ -2,7 +2,8 @@
 
 Residuals are mode minus truth, as in Ghosh et al. 2021: in B/T as such, in R_e in arcsec, in flux
 as a share of the true flux. Beside them those of the posterior's median, which scatter less where
-posteriors are broad or have two peaks. Coverage can be had by wide posteriors; the CRPS and the widths tell.
+posteriors are broad or have two peaks. Coverage can be had by wide posteriors; the CRPS and the
+widths tell.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def figures(
     dict
         ``n`` and for each parameter mean, median, sigma, NMAD of the residuals, the last three also
         of the posterior's median (``p50_``), coverage of the three intervals, mean CRPS and median
-        half width of the 68 % interval; each as [value, bootstrap error]. CRPS and width of the flux are shares of the true flux.
+        half width of the 68 % interval; each as [value, bootstrap error]. CRPS and width of the
+        flux are shares of the true flux.
     """
     left, middle = residuals(columns, truth), residuals(columns, truth, "p50")
     result: dict[str, Any] = {"n": int(rows.sum())}
