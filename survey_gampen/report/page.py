@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from survey_gampen.images.status import MEANINGS, NULL_BITS, Status
+from survey_gampen.images.status import MEANINGS, NULL_BITS
 from survey_gampen.report import distributions, html
 from survey_gampen.report.gather import POINTS, Gathered
 from survey_gampen.report.skymap import OUTLINES, Outlines, State, sky_map
@@ -154,9 +154,7 @@ def flags(found: Gathered) -> str:
     for bit, meaning in MEANINGS.items():
         count = found.flags[bit]
         posterior = "null" if bit & NULL_BITS else "given"
-        if count or bit is not Status.OUT_OF_DISTRIBUTION:
-            cells = [str(int(bit)), str(bit.name), f"{count:,}", share(count), posterior, meaning]
-            rows.append(cells)
+        rows.append([str(int(bit)), str(bit.name), f"{count:,}", share(count), posterior, meaning])
     names = ["bit", "flag", "galaxies", "share", "posterior", "meaning"]
     return html.section(
         "Flags",
