@@ -43,7 +43,15 @@ def train(args: argparse.Namespace, name: str, ranks: int, seed: int) -> list[di
     file = args.work / f"{name}.toml"
     file.write_text(tomli_w.dumps(recipe))
     out = args.work / name
-    command = [sys.executable, "-m", "survey_gampen.cli", "train", str(file), "--data", str(args.data)]
+    command = [
+        sys.executable,
+        "-m",
+        "survey_gampen.cli",
+        "train",
+        str(file),
+        "--data",
+        str(args.data),
+    ]
     command += ["--out", str(out), "--init", args.init, "--ranks", str(ranks)]
     subprocess.run(command, check=True)
     found: list[dict[str, Any]] = pq.read_table(out / "history.parquet").to_pylist()
