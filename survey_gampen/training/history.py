@@ -58,7 +58,9 @@ class History:
         traceback: TracebackType | None,
     ) -> None:
         if self._events is not None:
-            self._events.close()
+            # Closing writes what a full disk did not take before.
+            with outside_faults(self._out / "tensorboard"):
+                self._events.close()
 
     def write(self, epochs: Sequence[Mapping[str, Any]]) -> None:
         """Write what is new in the figures of all epochs; the first call writes all of them.

@@ -114,7 +114,7 @@ class Parts:
     def _where(self, size: int, memory: str, room: int) -> torch.device | None:
         if memory == "stream":
             return None
-        if self._device.type == "cuda" and size <= torch.cuda.mem_get_info(self._device)[0] // 2:
+        if self._device.type == "cuda" and size <= torch.cuda.mem_get_info()[0] // 2:
             return self._device
         return torch.device("cpu") if size <= room or memory == "resident" else None
 
