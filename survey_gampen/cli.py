@@ -287,6 +287,12 @@ def _add_train(verbs: Verbs) -> None:
     add("--cluster", metavar="NAME|FILE", help="train on workers of this profile, not here")
     add("--ranks", type=_positive, default=1, metavar="N", help="workers that share each batch")
     add("--dropout-rate", type=float, metavar="P", help="instead of the recipe's")
+    add(
+        "--memory",
+        choices=("auto", "resident", "stream"),
+        default="auto",
+        help="parts in memory, from the disk as they are wanted, or what fits (auto)",
+    )
     train.set_defaults(call=_train)
 
 
@@ -302,6 +308,7 @@ def _train(args: argparse.Namespace) -> int:
         device=args.device,
         cluster=args.cluster,
         ranks=args.ranks,
+        memory=args.memory,
         dropout_rate=args.dropout_rate,
         freeze=args.freeze,
         rescale=args.rescale,

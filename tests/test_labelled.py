@@ -76,16 +76,19 @@ def test_shares_are_those_that_are_promised() -> None:
 
 def test_a_cutout_is_turned_and_moved_and_nothing_else(data: LabelledSet) -> None:
     which = np.full(64, 3)
-    batch = data.mix(which, np.random.default_rng(0))
+    batch = data.mix(which, np.random.default_rng(0), shift=2)
     flat = data.images[3]
     assert len({image.numpy().tobytes() for image in batch.image}) > 32
-    inner = flat[labelled.SHIFT : -labelled.SHIFT, labelled.SHIFT : -labelled.SHIFT]
     for image in batch.image:
         assert image.shape == flat.shape
-        assert torch.isin(image[image != 0], flat).all()
-        assert image.sum() == pytest.approx(inner.sum().item(), rel=0.1)
-    halves = [data.mix(which, np.random.default_rng(0), s) for s in (slice(0, 32), slice(32, 64))]
+        assert torch.isin(image, flat).all()
+        assert image.sum() == pytest.approx(flat.sum().item(), rel=0.1)
+    halves = [
+        data.mix(which, np.random.default_rng(0), half, 2) for half in (slice(0, 32), slice(32, 64))
+    ]
     assert torch.equal(torch.cat([h.image for h in halves]), batch.image)
+    still = data.mix(which, np.random.default_rng(0)).image
+    assert len({image.numpy().tobytes() for image in still}) == 8
 
 
 @pytest.mark.parametrize(
@@ -180,6 +183,8 @@ def test_the_verb_fine_tunes(calm: Path, sky: Sky, labels: Path, tmp_path: Path)
     changes = {"epochs": 1, "validation": 2, "batch": 4, "passes": 2, "guide": 0.0}
     out = tmp_path / "out"
     assert train.main("survey", calm, out, labels=labels, init=str(sky.model), **changes) == 0
+    with pytest.raises(InputError, match="always kept in memory: leave out --memory stream"):
+        train.main("survey", calm, out, labels=labels, memory="stream")
     model = load_checkpoint(str(out / "model.safetensors"))
     assert model.meta["trained_on"]["population"] == "galaxies"
     assert model.meta["provenance"]["started_from"] == "random, for tests"

@@ -22,6 +22,7 @@ from survey_gampen.training.recipe import load_recipe, one_cycle
         ("dropout_rate = ", "dropout_rate = 1.5 # ", "a dropout rate is 0 or more and below 1"),
         ("radii = 5.0", "", r"\[crop\]: lacks radii"),
         ('kind = "adamw"', 'kind = "adam"', "kind of a recipe is adamw or sgd, not 'adam'"),
+        ("shift = 1", "shift = -1", "shift is 0 to 16 pixels, not -1"),
         ("guide =", "guides =", r"\[crop\]: unknown key 'guides'; did you mean 'guide'\?"),
     ],
 )

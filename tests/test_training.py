@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors import safe_open
+from tensorboardX.proto.event_pb2 import Event
 
 from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.model.checkpoint import load_checkpoint
 from survey_gampen.model.network import _masked
 from survey_gampen.training import data as data_module
-from survey_gampen.training import guide, simulate
+from survey_gampen.training import guide, memory, simulate
 from survey_gampen.training import parts as parts_module
 from survey_gampen.training import train as verb
-from survey_gampen.training.data import turned
+from survey_gampen.training.data import moved, turned
 from survey_gampen.training.loop import Training
 from survey_gampen.training.parts import PartsSet
 from survey_gampen.training.population import Population
+from survey_gampen.training.ranks import Ranks
 from survey_gampen.training.recipe import load_recipe
 from survey_gampen.training.watch import Watch
 from tests.networks import make_checkpoint, tiny
@@ -114,9 +119,9 @@ def test_noise_is_that_of_the_population(parts: PartsSet, monkeypatch: pytest.Mo
 
 
 def test_a_very_bright_core_gives_no_nan(parts: PartsSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    ringing = parts.parts.clone()
+    ringing = parts.parts.planes.clone()
     ringing[:2, 0] = -1000.0
-    monkeypatch.setattr(parts, "parts", ringing)
+    monkeypatch.setattr(parts.parts, "planes", ringing)
     batch = parts.mix(np.zeros(8, np.int64), np.random.default_rng(0))
     assert torch.isfinite(batch.image).all()
 
@@ -163,6 +168,99 @@ def test_turns_are_the_eight_symmetries_of_the_square() -> None:
         assert np.array_equal(result.numpy(), expected[:, ::-1] if flip else expected)
 
 
+@pytest.mark.parametrize("edge", ["constant", "reflect"])
+def test_each_image_is_moved_by_its_own_pixels(edge: str) -> None:
+    images = torch.rand(25, 7, 9, generator=torch.Generator().manual_seed(0))
+    shifts = np.stack(np.meshgrid(np.arange(-2, 3), np.arange(-2, 3)), -1).reshape(-1, 2)
+    mode: Any = edge
+    for image, result, (y, x) in zip(
+        images.numpy(), moved(images, shifts, edge), shifts, strict=True
+    ):
+        wide = np.pad(image, 2, mode=mode)
+        assert np.array_equal(result.numpy(), wide[2 - y : 9 - y, 2 - x : 11 - x])
+    assert moved(images, 0 * shifts, edge) is images
+
+
+def test_a_shift_moves_the_light_and_changes_nothing_else(
+    parts: PartsSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = np.arange(32)
+
+    def mixed(shift: int, share: slice = slice(None)) -> data_module.Batch:
+        return parts.mix(rows, np.random.default_rng(1), share, shift)
+
+    # Two ranks see what one would: 16 images are one block of noise.
+    halves = [mixed(2, slice(0, 16)).image, mixed(2, slice(16, 32)).image]
+    assert torch.equal(torch.cat(halves), mixed(2).image)
+    monkeypatch.setattr(parts_module, "_normals", lambda shape, *_: torch.zeros(shape))
+    still, shifted = mixed(0), mixed(2)
+    assert np.array_equal(still.truth, shifted.truth)
+    found = set()
+    for before, after in zip(still.image, shifted.image, strict=True):
+        (there,) = [
+            (y, x)
+            for y in range(-2, 3)
+            for x in range(-2, 3)
+            if torch.equal(after[2:-2, 2:-2], before.roll((y, x), (0, 1))[2:-2, 2:-2])
+        ]
+        found.add(there)
+    assert len(found) > 12
+
+
+def test_images_from_the_disk_are_those_from_memory(folder: Path, parts: PartsSet) -> None:
+    streamed = PartsSet(folder, memory="stream")
+    assert (parts.streams, streamed.streams) == (False, True)
+    order = {"batch": 32, "seed": 3, "epoch": 1, "shift": 1}
+    for share in (slice(None), slice(16, 32)):
+        both = [s.epoch(np.arange(N), share=share, **order) for s in (parts, streamed)]
+        for a, b in zip(*both, strict=True):
+            assert torch.equal(a.image, b.image)
+            assert np.array_equal(a.truth, b.truth)
+
+
+def test_only_the_rows_of_a_share_are_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    streamed, taken = PartsSet(folder, memory="stream"), []
+    take = streamed.parts.take
+    monkeypatch.setattr(streamed.parts, "take", lambda rows: taken.append(rows) or take(rows))
+    streamed.mix(np.arange(10, 20), np.random.default_rng(0), slice(4, 6))
+    assert [rows.tolist() for rows in taken] == [[14, 15]]
+
+
+def test_what_fits_is_kept_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 2 * 3 * N * SIZE**2
+    assert not PartsSet(folder, most=size).streams
+    assert PartsSet(folder, most=size - 1).streams
+    told = PartsSet(folder, most=0).place
+    assert told.endswith("as they are wanted, for 0 GB of memory are to spare")
+    assert PartsSet(folder, memory="resident", most=0).place.endswith("in memory")
+    with pytest.raises(InputError, match="memory is auto, resident or stream, not 'disk'"):
+        PartsSet(folder, memory="disk")
+
+    class Free:
+        available = 1000
+
+    monkeypatch.setattr(memory.psutil, "virtual_memory", Free)
+    assert memory.room() == 500
+    assert memory.room(ranks=4) == 125
+    assert memory.room(ranks=2, limit=300) == 150
+
+
+@pytest.mark.parametrize("how", ["resident", "stream"])
+def test_pixels_that_are_gone_are_no_dark_galaxies(folder: Path, tmp_path: Path, how: str) -> None:
+    """Zarr gives zeros where a file is missing."""
+    copy = tmp_path / "parts"
+    shutil.copytree(folder, copy)
+    streamed = PartsSet(copy, memory="stream")
+    for name in ("disk", "bulge"):
+        shutil.rmtree(copy / name / "c")
+    use: Callable[[], Any] = {
+        "resident": lambda: PartsSet(copy),
+        "stream": lambda: streamed.mix(np.arange(4), np.random.default_rng(0)),
+    }[how]
+    with pytest.raises(OutsideFault, match="lacks pixels of galaxies: bring its disk back"):
+        use()
+
+
 def test_only_parts_that_are_complete_are_trained_on(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(InputError, match="is no simulation"):
         PartsSet(tmp_path)
@@ -177,9 +275,36 @@ def test_only_parts_that_are_complete_are_trained_on(tmp_path: Path, folder: Pat
 
 
 def figures(training: Training) -> list[dict[str, float]]:
-    return [
-        {k: v for k, v in epoch.items() if k != "images_per_second"} for epoch in training.history
-    ]
+    speed = ("seconds", "images_per_second", "ended")
+    return [{k: v for k, v in epoch.items() if k not in speed} for epoch in training.history]
+
+
+def assert_told(out: Path, training: Training) -> None:
+    """Table and curves hold each epoch once, as the state does."""
+    table = pq.read_table(out / "history.parquet")
+    told = table.drop(["ended"]).to_pylist()
+    assert told == [{k: v for k, v in e.items() if k != "ended"} for e in training.history]
+    ended = [when.timestamp() for when in table["ended"].to_pylist()]
+    assert ended == pytest.approx([epoch["ended"] for epoch in training.history], abs=1e-5)
+    assert table.schema.field("seconds").metadata == {b"unit": b"s"}
+    curves: dict[str, list[tuple[int, float]]] = {}
+    (file,) = (out / "tensorboard").iterdir()
+    for event in events(file.read_bytes()):
+        for value in event.summary.value:
+            curves.setdefault(value.tag, []).append((event.step, value.simple_value))
+    assert curves.keys() == training.history[0].keys() - {"epoch", "ended"}
+    for name, points in curves.items():
+        assert [step for step, _ in points] == [epoch["epoch"] for epoch in training.history]
+        expected = [epoch[name] for epoch in training.history]
+        assert [value for _, value in points] == pytest.approx(expected, rel=1e-6)
+
+
+def events(data: bytes) -> Iterator[Event]:
+    """Events of a TFRecord file: length, its checksum, the event, its checksum."""
+    while data:
+        (n,) = struct.unpack("<Q", data[:8])
+        yield Event.FromString(data[12 : 12 + n])
+        data = data[16 + n :]
 
 
 @pytest.fixture
@@ -248,7 +373,53 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(
     finished = train("broken")
     finished.run()  # nothing is left to do
     assert figures(finished) == figures(whole)
+    assert_told(tmp_path / "broken", resumed)
     assert not any((tmp_path / "broken" / ".staging").iterdir())
+
+
+def test_a_killed_training_is_told_in_full_when_it_goes_on(
+    train: Callable[..., Training], tmp_path: Path
+) -> None:
+    """Killed after the state and before the table: both are made from the state."""
+    train("out", epochs=2).run()
+    out = tmp_path / "out"
+    pq.write_table(pq.read_table(out / "history.parquet").slice(0, 1), out / "history.parquet")
+    (out / "tensorboard" / "events.out.tfevents.0000000000.elsewhere").write_bytes(b"half an ev")
+    resumed = train("out", epochs=2)
+    resumed.run()
+    assert_told(out, resumed)
+
+
+def test_other_ranks_tell_nothing(
+    parts: PartsSet, recipe: dict[str, Any], init: str, tmp_path: Path
+) -> None:
+    class Second(Ranks):
+        """The second of two, who meets nobody."""
+
+        parallel = staticmethod(lambda module, device: module)  # type: ignore[assignment]
+        mean = staticmethod(lambda value: value.item())  # type: ignore[assignment]
+        agreed = staticmethod(lambda value, device: value)  # type: ignore[assignment]
+
+    out = tmp_path / "out"
+    Training(recipe | {"epochs": 1}, parts, out, init, Second(1, 2)).run()
+    assert not out.exists()
+
+
+def test_patience_ends_a_training_and_it_stays_ended(
+    train: Callable[..., Training], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks at the likelihood over passes, and the best of that is the model."""
+    nll = iter([3.0, 1.0, 2.5, 2.0, 0.0])
+    monkeypatch.setattr(Training, "validate", lambda self: {"nll": next(nll)})
+    stopped = train("out", epochs=8, patience=2)
+    stopped.to_the_last_epoch()
+    assert [epoch["nll"] for epoch in stopped.history] == [3.0, 1.0, 2.5, 2.0]
+    assert load_checkpoint(tmp_path / "out" / "model.safetensors").meta["metrics"]["epoch"] == 2
+    resumed = train("out", epochs=8, patience=2)
+    resumed.to_the_last_epoch()
+    assert resumed.history == stopped.history
+    assert next(nll) == 0.0
+    assert_told(tmp_path / "out", resumed)
 
 
 def test_the_model_is_the_best_epoch_and_says_where_it_comes_from(
@@ -354,7 +525,11 @@ def test_the_verb_trains(
     changes = {"epochs": 1, "validation": VALIDATION, "batch": 8, "passes": 2}
     out = tmp_path / "out"
     assert verb.main("survey", folder, out, init=init, **changes) == 0
-    assert "epoch 1/1: training_loss" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"{N} galaxies, 0.0061 GB of parts: in memory" in told
+    assert "epoch 1/1: training_loss" in told
+    assert verb.main("survey", folder, out, init=init, memory="stream", **changes) == 0
+    assert f"parts: read from {folder} as they are wanted\n" in capsys.readouterr().out
     assert load_checkpoint(out / "model.safetensors").config.size == SIZE
     with pytest.raises(InputError, match="no device 'tpu': choose cpu or cuda"):
         verb.main("survey", folder, out, device="tpu")

@@ -60,7 +60,7 @@ def main() -> int:
         tell(f"{n} galaxies in {out}")
 
     data = PartsSet(parts, args.device)
-    tell(f"parts loaded ({data.parts.nbytes / 1e9:.1f} GB)")
+    tell(data.place)
     torch.backends.cudnn.benchmark = True
     state = args.work / args.name
     recipe = planned(args, data, state, left() - args.reserve)

@@ -89,7 +89,16 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     with Claim(RunDir(out)) as claim:
         orders = [
-            Order(r, str(data.absolute()), None, str(_folder(out, rate)), init, device, claim.token)
+            Order(
+                recipe=r,
+                data=str(data.absolute()),
+                labels=None,
+                out=str(_folder(out, rate)),
+                init=init,
+                device=device,
+                token=claim.token,
+                limit=profile.memory,
+            )
             for r, rate in zip(recipes, rates, strict=True)
         ]
         staging = RunDir(out).staging(claim.token)

@@ -48,12 +48,18 @@ class TrainingSet(ABC):
         What the set is, as JSON: a training goes on with the same set only.
     size, pixel_scale : int, float
         Of the images [px; arcsec / px].
+    place : str
+        Where its pixels lie, in words.
+    streams : bool
+        Whether they are read from the disk as they are wanted.
     """
 
     device: torch.device
     settings: dict[str, Any]
     size: int
     pixel_scale: float
+    place: str
+    streams: bool = False
 
     @abstractmethod
     def __len__(self) -> int:
@@ -68,10 +74,17 @@ class TrainingSet(ABC):
         """B/T, R_e [arcsec] and flux [nJy] (n, 3) of rows."""
 
     @abstractmethod
-    def mix(self, rows: NDArray[np.int64], rng: np.random.Generator, share: slice = ALL) -> Batch:
+    def mix(
+        self,
+        rows: NDArray[np.int64],
+        rng: np.random.Generator,
+        share: slice = ALL,
+        shift: int = 0,
+    ) -> Batch:
         """Images of rows (n,), with all that is random drawn from `rng`.
 
         Of these only those in `share` are made; who makes the others, makes them as they are here.
+        Each is moved by at most `shift` pixels along either axis, drawn last.
         """
 
     @abstractmethod
@@ -79,18 +92,26 @@ class TrainingSet(ABC):
         """What a model will have seen: name, and ranges of magnitude, sky, PSF and pixel scale."""
 
     def epoch(
-        self, rows: NDArray[np.int64], batch: int, seed: int, epoch: int, share: slice = ALL
+        self,
+        rows: NDArray[np.int64],
+        batch: int,
+        seed: int,
+        epoch: int,
+        share: slice = ALL,
+        shift: int = 0,
     ) -> Iterator[Batch]:
         """A share of whole batches over `rows`; order and mixture are keyed by (seed, epoch)."""
         order = np.random.Generator(np.random.Philox(key=[seed, epoch << 32])).permutation(rows)
 
         def mixed(step: int) -> Batch:
             rng = np.random.Generator(np.random.Philox(key=[seed, (epoch << 32) + step + 1]))
-            return self.mix(order[step * batch : (step + 1) * batch], rng, share)
+            return self.mix(order[step * batch : (step + 1) * batch], rng, share, shift)
 
         steps = range(len(order) // batch)
-        # A GPU would wait for the truth, which the CPU works out; on a CPU all compete anyway.
-        return _ahead(mixed, steps) if self.device.type == "cuda" else map(mixed, steps)
+        # A GPU would wait for the truth, which the CPU works out, and all would for the disk; else
+        # on a CPU all compete anyway.
+        ahead = self.streams or self.device.type == "cuda"
+        return _ahead(mixed, steps) if ahead else map(mixed, steps)
 
 
 def _ahead(
@@ -117,3 +138,34 @@ def turned(images: Tensor, turns: NDArray[np.int64], flips: NDArray[np.int64]) -
             one = torch.rot90(images[which], turn, (1, 2))
             out[which] = one.flip(2) if flip else one
     return out
+
+
+def drawn_shifts(rng: np.random.Generator, n: int, shift: int) -> NDArray[np.int64]:
+    """Whole pixels (n, 2) along y and x, at most `shift`; 0 draws nothing from `rng`.
+
+    Whole ones leave pixels and their noise as they are. Parts of a pixel are in the simulations
+    already (``centre_offset`` of the population), and catalogues of a survey place its galaxies
+    to about a pixel.
+    """
+    return rng.integers(-shift, shift + 1, size=(n, 2)) if shift else np.zeros((n, 2), np.int64)
+
+
+def moved(images: Tensor, shifts: NDArray[np.int64], edge: str) -> Tensor:
+    """Each image (n, y, x) moved by its own whole pixels along y and x.
+
+    Parameters
+    ----------
+    images : Tensor, (n, y, x)
+    shifts : ndarray, (n, 2)
+    edge : str
+        What is seen beyond the edge: ``constant`` (zeros) or ``reflect``.
+    """
+    most = int(np.abs(shifts).max(initial=0))
+    if not most:
+        return images
+    y, x = images.shape[1:]
+    padded = torch.nn.functional.pad(images, (most,) * 4, mode=edge)
+    # A view with one window for each shift there can be; one copy takes each image's own.
+    windows = padded.unfold(1, y, 1).unfold(2, x, 1)
+    down, right = torch.from_numpy(most - shifts).to(images.device).T
+    return windows[torch.arange(len(images), device=images.device), down, right]

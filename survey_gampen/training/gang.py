@@ -14,6 +14,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -64,6 +65,7 @@ def train_on(name: str, order: Order, ranks: int, watch: Watch, check: Callable[
             f"cluster profile {name!r} has {profile.workers} workers: give fewer --ranks, or set "
             "workers in a copy of the profile"
         )
+    order = replace(order, limit=profile.memory)
     with cluster.start(profile) as client:
         for line in cluster.dashboard_lines(client):
             say(line)
@@ -173,7 +175,7 @@ def _rank(ranks: Ranks, order: Order, threads: int, name: str) -> None:
         except TimeoutError:
             raise WorkerLost("the first rank did not come") from None
         store = TCPStore(host, port, ranks.size, is_master=False)
-    with joined(ranks, order.device, store):
+    with joined(ranks, order.device, store) as ranks:
         work(order, ranks, _Teller(worker) if ranks.first else Watch())
 
 
@@ -200,6 +202,9 @@ class _Teller(Watch):
         if time.monotonic() - self._told > 1.0:
             self._worker.log_event(_TOPIC, ("step", (self._steps,)))
             self._steps, self._told = 0, time.monotonic()
+
+    def says(self, line: str) -> None:
+        self._worker.log_event(_TOPIC, ("says", (line,)))
 
     def ended(self, found: dict[str, Any], epochs: int) -> None:
         self._worker.log_event(_TOPIC, ("ended", (found, epochs)))

@@ -24,16 +24,14 @@ from survey_gampen.images.store import CutoutStore, open_cutouts
 from survey_gampen.model.targets import PARAMETERS
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.spec import read_spec
-from survey_gampen.training.data import ALL, Batch, TrainingSet, turned
+from survey_gampen.training.data import ALL, Batch, TrainingSet, drawn_shifts, moved, turned
 
 #: Shares to train on and to validate with; the rest is for the test (Ghosh et al. 2021).
 TRAIN, VALIDATION = 0.3, 0.1
-#: A galaxy is moved by at most so many pixels each time it is seen.
-SHIFT = 2
 
 
 class LabelledSet(TrainingSet):
-    """Labelled cutouts in memory.
+    """Labelled cutouts, always in memory: people have labelled thousands, not millions.
 
     Parameters
     ----------
@@ -77,6 +75,7 @@ class LabelledSet(TrainingSet):
         if not rows:
             raise InputError(f"no galaxy of {labels} has a usable cutout in {run}")
         self.images = torch.cat(images)
+        self.place = f"{len(rows)} labelled cutouts, {self.images.nbytes / 1e9:.2g} GB: in memory"
         self.unusable = len(table) - len(rows)
         self.object_id = np.array(table["object_id"].to_pylist())[rows]
         self.labels = np.stack([table[p].to_numpy().astype(float) for p in PARAMETERS], 1)[rows]
@@ -104,17 +103,20 @@ class LabelledSet(TrainingSet):
         """The labels."""
         return self.labels[rows]
 
-    def mix(self, rows: NDArray[np.int64], rng: np.random.Generator, share: slice = ALL) -> Batch:
-        """Cutouts turned, mirrored and moved a little, with zeros where nothing is known."""
+    def mix(
+        self,
+        rows: NDArray[np.int64],
+        rng: np.random.Generator,
+        share: slice = ALL,
+        shift: int = 0,
+    ) -> Batch:
+        """Cutouts turned, mirrored and moved; the sky beyond an edge is that before it."""
         n = len(rows)
         turns, flips = rng.integers(0, 4, size=n), rng.integers(0, 2, size=n)
-        shifts = rng.integers(-SHIFT, SHIFT + 1, size=(n, 2))
+        shifts = drawn_shifts(rng, n, shift)
         rows, turns, flips, shifts = rows[share], turns[share], flips[share], shifts[share]
         image = turned(self.images[torch.from_numpy(rows).to(self.device)], turns, flips)
-        padded = torch.nn.functional.pad(image, (SHIFT,) * 4)
-        for k, (y, x) in enumerate(shifts + SHIFT):
-            image[k] = padded[k, y : y + self.size, x : x + self.size]
-        return Batch(image, self.labels[rows], self.weight[rows])
+        return Batch(moved(image, shifts, "reflect"), self.labels[rows], self.weight[rows])
 
     def trained_on(self) -> dict[str, Any]:
         """Ranges of these galaxies."""

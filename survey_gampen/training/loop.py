@@ -1,9 +1,10 @@
 """Training a network: steps, epochs, the best model.
 
 The folder OUT holds ``state.safetensors`` (weights, moments of the optimiser, history; replaced
-atomically after each epoch) and ``model.safetensors`` (the best epoch by the likelihood over
-passes, in half precision: what ``run --model`` takes). Another training on the same folder goes
-on where this one stopped.
+atomically after each epoch), ``model.safetensors`` (the best epoch by the likelihood over passes,
+in half precision: what ``run --model`` takes), and for other programs the history again, as
+``history.parquet`` and ``tensorboard/`` (:mod:`survey_gampen.training.history`). Another training
+on the same folder goes on where this one stopped.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from survey_gampen.training import guide
 from survey_gampen.training.averaged import Averaged
 from survey_gampen.training.data import Batch, TrainingSet
 from survey_gampen.training.finish import finish
+from survey_gampen.training.history import History
 from survey_gampen.training.ranks import Ranks
 from survey_gampen.training.recipe import learning_share
 from survey_gampen.training.state import State
@@ -144,24 +146,34 @@ class Training:
 
     def to_the_last_epoch(self, watch: Watch | None = None) -> None:
         """Train, with a state and perhaps a model saved after each epoch."""
-        watch = watch or Watch()
-        while self.epoch < self.recipe["epochs"] and not self._waited_enough():
-            watch.begins(self.epoch + 1, self.recipe["epochs"], self.steps)
-            started = time.monotonic()
-            loss = self._train(watch)
-            seconds = time.monotonic() - started
-            self.epoch += 1
-            if not self.ranks.first:
-                continue
-            found = {
-                "epoch": self.epoch,
-                "training_loss": loss,
-                "images_per_second": self.steps * self.recipe["batch"] / seconds,
-                **self.validate(),
-            }
-            self.history.append(found)
-            self._save()
-            watch.ended(found, self.recipe["epochs"])
+        watch, epochs = watch or Watch(), self.recipe["epochs"]
+        with History(self.out, self.staging) as told:
+            if self.history and self.ranks.first:
+                told.write(self.history)
+            while self.epoch < epochs and not self._waited_enough():
+                watch.begins(self.epoch + 1, epochs, self.steps)
+                started = time.monotonic()
+                loss = self._train(watch)
+                seconds = time.monotonic() - started
+                self.epoch += 1
+                if not self.ranks.first:
+                    continue
+                self.history.append(self._figures(loss, seconds))
+                self._save()
+                told.write(self.history)
+                watch.ended(self.history[-1], epochs)
+
+    def _figures(self, loss: float, seconds: float) -> dict[str, Any]:
+        """What is told of the epoch that has ended: see :class:`History`."""
+        return {
+            "epoch": self.epoch,
+            "training_loss": loss,
+            "learning_rate": self.optimiser.param_groups[0]["lr"],
+            "seconds": seconds,
+            "images_per_second": self.steps * self.recipe["batch"] / seconds,
+            **self.validate(),
+            "ended": time.time(),
+        }
 
     def _waited_enough(self) -> bool:
         """Whether the likelihood has not been better for as long as the recipe has patience."""
@@ -177,7 +189,7 @@ class Training:
         self.network.train()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         order = (recipe["batch"], recipe["seed"], self.epoch)
-        batches = self.data.epoch(self.train_rows, *order, self.share)
+        batches = self.data.epoch(self.train_rows, *order, self.share, recipe["shift"])
         for step, batch in enumerate(batches, start=self.epoch * self.steps):
             progress = step / (recipe["epochs"] * self.steps)
             share = learning_share(progress, recipe["optimiser"])

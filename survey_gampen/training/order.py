@@ -13,6 +13,7 @@ from survey_gampen.run.layout import RunDir
 from survey_gampen.training.data import TrainingSet
 from survey_gampen.training.labelled import LabelledSet
 from survey_gampen.training.loop import Training
+from survey_gampen.training.memory import room
 from survey_gampen.training.parts import PartsSet
 from survey_gampen.training.ranks import Ranks
 from survey_gampen.training.watch import Watch
@@ -37,6 +38,10 @@ class Order:
     token : str
         Of the client's claim: names the corner of the staging area where files are made. A rank
         that outlives its client finds its corner closed, and can publish nothing.
+    memory : str
+        ``auto``, ``resident`` or ``stream``: where the parts lie.
+    limit : int
+        Bytes at which a worker is ended by its cluster; 0: never.
     """
 
     recipe: dict[str, Any]
@@ -46,20 +51,23 @@ class Order:
     init: str | None
     device: str
     token: str
+    memory: str = "auto"
+    limit: int = 0
 
 
 def work(order: Order, ranks: Ranks, watch: Watch) -> None:
     """Train as one of `ranks`, which have joined if they are several. Runs without Dask too."""
-    data = training_set(order)
+    data = training_set(order, ranks.here)
+    watch.says(data.place)
     staging = RunDir(Path(order.out)).staging(order.token)
     Training(order.recipe, data, Path(order.out), order.init, ranks, staging).run(watch)
 
 
-def training_set(order: Order) -> TrainingSet:
-    """What to train on, in memory."""
+def training_set(order: Order, here: int = 1) -> TrainingSet:
+    """What to train on, in the memory that `here` processes on this machine share."""
     device = usable(order.device)
     if order.labels is None:
-        return PartsSet(Path(order.data), device)
+        return PartsSet(Path(order.data), device, order.memory, room(here, order.limit))
     return LabelledSet(Path(order.data), Path(order.labels), device)
 
 

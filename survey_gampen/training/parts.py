@@ -3,8 +3,9 @@
 A set of *parts* (:mod:`survey_gampen.training.simulate`) holds, for each morphology and PSF, the
 disk, the bulge and the neighbours apart and without noise. A training image takes a magnitude, a
 B/T and a sky from the population, adds up the parts, turns and mirrors galaxy and neighbours
-independently (the PSF is the same, only their places move) and adds noise. No two epochs show
-the same image, and every image is a fair draw from the population.
+independently (the PSF is the same, only their places move), moves both by the recipe's ``shift``
+and adds noise. No two epochs show the same image, and every image is a fair draw from the
+population.
 """
 
 from __future__ import annotations
@@ -14,28 +15,31 @@ from typing import Any
 
 import numpy as np
 import torch
-import zarr
 from numpy.typing import NDArray
 from torch import Tensor
 
 from survey_gampen.errors import InputError
-from survey_gampen.training.data import ALL, Batch, TrainingSet, turned
+from survey_gampen.training.data import ALL, Batch, TrainingSet, drawn_shifts, moved, turned
+from survey_gampen.training.memory import Parts, room
 from survey_gampen.training.population import Population, half_light_radius
-from survey_gampen.training.simulate import PARTS, PARTS_FLUX, read_settings, read_truth
+from survey_gampen.training.simulate import PARTS_FLUX, read_settings, read_truth
 
 #: Images whose noise comes from one generator, if that many are next to each other in a batch.
 _NOISE_BLOCK = 16
 
 
 class PartsSet(TrainingSet):
-    """A set of parts in memory.
+    """A set of parts, in memory or on the disk: the images are the same.
 
     Parameters
     ----------
     path : Path
         Folder written by ``simulate --parts``.
     device : str
-        Where the parts lie: on a GPU if they fit.
+        Where images are made.
+    memory, most : str, int
+        Where the parts lie, and how many bytes of this process's memory they may take (default:
+        :func:`~survey_gampen.training.memory.room`); see :class:`Parts`.
 
     Raises
     ------
@@ -43,7 +47,9 @@ class PartsSet(TrainingSet):
         If `path` is no finished set of parts.
     """
 
-    def __init__(self, path: Path, device: str = "cpu") -> None:
+    def __init__(
+        self, path: Path, device: str = "cpu", memory: str = "auto", most: int | None = None
+    ) -> None:
         settings = read_settings(path)
         if not settings["parts"]:
             raise InputError(f"{path} holds finished cutouts: simulate with --parts for training")
@@ -56,17 +62,11 @@ class PartsSet(TrainingSet):
             np.stack([truth[f"{side}_{key}"].to_numpy() for side in ("disk", "bulge")])
             for key in ("sersic_n", "half_light_radius", "axis_ratio")
         )
-        group: Any = zarr.open_group(str(path), mode="r")
-        shape = (len(PARTS), *group[PARTS[0]].shape)
-        self.parts = torch.empty(shape, dtype=torch.float16, device=device)
-        for k, name in enumerate(PARTS):
-            # By the block: the whole array decoded at once would stand in memory twice.
-            for start in range(0, shape[1], 1024):
-                block = torch.from_numpy(group[name][start : start + 1024])
-                self.parts[k, start : start + 1024] = block
+        self.parts = Parts(path, self.device, memory, room() if most is None else most)
+        self.place, self.streams = self.parts.place, self.parts.planes is None
 
     def __len__(self) -> int:
-        return int(self.parts.shape[1])
+        return len(self.parts)
 
     def truth(self, rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float64]:
         """B/T, R_e [arcsec] and flux [nJy] (n, 3) of the morphologies `rows`, in new light."""
@@ -92,15 +92,22 @@ class PartsSet(TrainingSet):
             "pixel_scale": population["pixel_scale"],
         }
 
-    def mix(self, rows: NDArray[np.int64], rng: np.random.Generator, share: slice = ALL) -> Batch:
+    def mix(
+        self,
+        rows: NDArray[np.int64],
+        rng: np.random.Generator,
+        share: slice = ALL,
+        shift: int = 0,
+    ) -> Batch:
         """Images of the morphologies `rows` (n,), with all else drawn from `rng`."""
-        n, device = len(rows), self.parts.device
+        n, device = len(rows), self.device
         population = self.population
         truth = self.truth(rows, rng)
         low, high = population["noise"]["sky_sigma"]
         sky_sigma = rng.uniform(low, high, size=n)
         turns, flips = rng.integers(0, 4, size=(2, n)), rng.integers(0, 2, size=(2, n))
         noise_seeds = rng.integers(2**62, size=n)
+        shifts = drawn_shifts(rng, n, shift)[share]
         rows, truth, sky_sigma = rows[share], truth[share], sky_sigma[share]
         turns, flips, noise_seeds = turns[:, share], flips[:, share], noise_seeds[share]
         bt, flux = truth[:, 0], truth[:, 2] / population.unit
@@ -108,11 +115,12 @@ class PartsSet(TrainingSet):
         def column(values: NDArray[np.float64]) -> Tensor:
             return torch.from_numpy(values.astype(np.float32)).to(device)[:, None, None]
 
-        disk, bulge, around = self.parts[:, torch.from_numpy(rows).to(device)].float()
+        disk, bulge, around = self.parts.take(rows)
         galaxy = disk.mul_(column(flux * (1 - bt) / PARTS_FLUX)).add_(
             bulge.mul_(column(flux * bt / PARTS_FLUX))
         )
         image = turned(galaxy, turns[0], flips[0]).add_(turned(around, turns[1], flips[1]))
+        image = moved(image, shifts, "constant")
         noise = _normals(image.shape, noise_seeds, device)
         # Fourier transforms ring: a little below zero around a very bright galaxy.
         light = image.clamp(min=0).div_(population["noise"]["sky_level"])

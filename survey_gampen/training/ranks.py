@@ -8,8 +8,9 @@ alone needs none of that, and is the same training with a share that is the whol
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -26,10 +27,19 @@ PATIENCE = timedelta(minutes=30)
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of the processes this one is."""
+    """Which of the processes this one is.
+
+    Attributes
+    ----------
+    index, size : int
+        Its number, and how many there are.
+    here : int
+        How many are on this machine, and share its memory.
+    """
 
     index: int = 0
     size: int = 1
+    here: int = 1
 
     @property
     def first(self) -> bool:
@@ -75,13 +85,16 @@ class Ranks:
 
 
 @contextlib.contextmanager
-def joined(ranks: Ranks, device: str, store: Any) -> Iterator[None]:
-    """Be one of the processes, which meet at `store`, inside the block."""
+def joined(ranks: Ranks, device: str, store: Any) -> Iterator[Ranks]:
+    """Be one of the processes, which meet at `store`, inside the block; knows who else is here."""
     kind: dict[str, Any] = {"backend": "nccl" if device == "cuda" else "gloo"}
     dist.init_process_group(
         **kind, store=store, rank=ranks.index, world_size=ranks.size, timeout=PATIENCE
     )
     try:
-        yield
+        host = socket.gethostname()
+        store.set(f"host-{ranks.index}", host)
+        hosts = [store.get(f"host-{index}").decode() for index in range(ranks.size)]
+        yield replace(ranks, here=hosts.count(host))
     finally:
         dist.destroy_process_group()

@@ -11,6 +11,8 @@ from survey_gampen.errors import InputError
 from survey_gampen.model.targets import FORMS
 
 _RECIPES = Path(__file__).parent / "recipes"
+#: Farther off [px], and a galaxy is no longer the one that a catalogue means.
+_MOST_SHIFT = 16
 _CHOICES = {
     "targets": FORMS,
     "freeze": ("nothing", "crop", "features"),
@@ -43,6 +45,8 @@ def load_recipe(name_or_path: str, **changes: Any) -> dict[str, Any]:
             raise InputError(f"{key} of a recipe is {' or '.join(known)}, not {value!r}")
     if not 0 <= recipe["dropout_rate"] < 1:
         raise InputError(f"a dropout rate is 0 or more and below 1, not {recipe['dropout_rate']:g}")
+    if not 0 <= recipe["shift"] <= _MOST_SHIFT:
+        raise InputError(f"shift is 0 to {_MOST_SHIFT} pixels, not {recipe['shift']}")
     return recipe
 
 

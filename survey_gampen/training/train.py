@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from survey_gampen.errors import InputError
 from survey_gampen.run.claim import Claim
 from survey_gampen.run.layout import RunDir
 from survey_gampen.training.gang import train_on
@@ -24,6 +25,7 @@ def main(
     device: str = "cpu",
     cluster: str | None = None,
     ranks: int = 1,
+    memory: str = "auto",
     **changes: Any,
 ) -> int:
     """Train a network; again on the same folder: go on after the last epoch.
@@ -46,6 +48,9 @@ def main(
         Profile on whose workers to train; None: in this process.
     ranks : int
         Workers that share each batch.
+    memory : str
+        Keep the parts in memory (``resident``), read them as they are wanted (``stream``), or
+        what fits (``auto``).
     **changes
         Top-level values of the recipe to set differently (None: as it is), and ``learning_rate``.
 
@@ -57,6 +62,8 @@ def main(
     OutsideFault
         If there is no such device, or ranks are lost again and again.
     """
+    if labels and memory == "stream":
+        raise InputError("labelled cutouts are always kept in memory: leave out --memory stream")
     chosen = load_recipe(recipe, **changes)
     Ranks(0, ranks).share(chosen["batch"])
     if ranks > 1 and cluster is None:
@@ -65,7 +72,16 @@ def main(
     out.mkdir(parents=True, exist_ok=True)  # rather an error now than after an epoch
     with Claim(RunDir(out)) as claim, Display() as display:
         known = str(labels.absolute()) if labels else None
-        order = Order(chosen, str(data.absolute()), known, str(out), init, device, claim.token)
+        order = Order(
+            recipe=chosen,
+            data=str(data.absolute()),
+            labels=known,
+            out=str(out),
+            init=init,
+            device=device,
+            token=claim.token,
+            memory=memory,
+        )
         if cluster is None:
             work(order, Ranks(), display)
         else:

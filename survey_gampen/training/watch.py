@@ -8,9 +8,14 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from survey_gampen.training.history import AXIS
+
 
 class Watch:
     """Is told what happens, and here does nothing with it."""
+
+    def says(self, line: str) -> None:
+        """Something worth a line of its own."""
 
     def begins(self, epoch: int, epochs: int, steps: int) -> None:
         """An epoch of so many steps begins."""
@@ -49,6 +54,9 @@ class Display(Watch):
     ) -> None:
         self._progress.stop()
 
+    def says(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True, highlight=False, markup=False)
+
     def begins(self, epoch: int, epochs: int, steps: int) -> None:
         self._progress.reset(self._task, total=steps, description=f"epoch {epoch}/{epochs}")
 
@@ -56,6 +64,5 @@ class Display(Watch):
         self._progress.advance(self._task, n)
 
     def ended(self, found: dict[str, Any], epochs: int) -> None:
-        told = [f"{key} {value:.4g}" for key, value in found.items() if key != "epoch"]
-        line = f"epoch {found['epoch']}/{epochs}: {', '.join(told)}"
-        self._console.print(line, soft_wrap=True, highlight=False)
+        told = [f"{key} {value:.4g}" for key, value in found.items() if key not in AXIS]
+        self.says(f"epoch {found['epoch']}/{epochs}: {', '.join(told)}")
