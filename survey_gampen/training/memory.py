@@ -4,8 +4,8 @@ Parts are half precision, 343 kB a galaxy of 239 px: 16 384 galaxies are 5.6 GB,
 a training has its own. What does not fit is read from its Zarr arrays row by row, which gives the
 same images. Measured on a set of 239 px with other work on both cores: 150 rows a second, all
 three parts, by one process from the page cache, most of it Zarr's own bookkeeping and the
-decoding of chunks of 8 of which one row is wanted. A network that trains on CPU cores sees a tenth
-of that and never waits; a GPU does, and is better given ranks on more machines.
+decoding of chunks of 8 of which one row is wanted. A network that trains on two cores sees 90 and
+hardly waits; a GPU does, and is better given ranks on more machines.
 """
 
 from __future__ import annotations
