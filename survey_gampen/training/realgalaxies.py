@@ -75,7 +75,8 @@ def _is_catalog(path: Path, strict: bool) -> bool:
             names = hdus[1].columns.names
     except (OSError, IndexError, AttributeError) as error:
         if strict:
-            raise InputError(f"{path} is no catalogue of real galaxies: {error}") from None
+            reason = error if isinstance(error, OSError) else "no table in its first extension"
+            raise InputError(f"{path} is no catalogue of real galaxies: {reason}") from None
         return False
     lacking = [c for c in _COLUMNS if c not in names]
     if strict and lacking:

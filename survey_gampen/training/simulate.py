@@ -66,7 +66,7 @@ def main(
     profile = one_a_core(cluster, workers)
     chosen = Population.load(population)
     settings = describe(chosen, n, seed, psfs, sky, real_galaxies) | {"parts": parts}
-    measure(out, settings, compute, profile, lambda: _prepare(out, settings, chosen["size"]))
+    measure(out, settings, compute, profile, lambda: prepare(out, settings))
     missing = [b for b in range(-(-n // BLOCK)) if not _truth_file(out, b).exists()]
     calls = [(str(out), block) for block in missing]
     compute(simulate_block, calls, f"blocks of {BLOCK} galaxies", profile)
@@ -175,7 +175,15 @@ def read_settings(out: Path) -> dict[str, Any]:
         raise InputError(f"{out} is no simulation: make one with survey-gampen simulate") from None
 
 
-def _prepare(out: Path, settings: dict[str, Any], size: int) -> None:
+def prepare(out: Path, settings: dict[str, Any]) -> None:
+    """Make the arrays of a simulation, or see that `out` holds the same one.
+
+    Raises
+    ------
+    InputError
+        If `out` holds something else.
+    """
+    size = settings["population"]["size"]
     if (out / "zarr.json").exists():
         check_same(out, read_settings(out), settings)
     elif out.is_dir() and any(out.iterdir()):
