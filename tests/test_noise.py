@@ -107,7 +107,7 @@ def make_sky(path: Path, *, mask: bool, zero_point: float = 27.0, scale: float =
     hdus[1].header["EXTTYPE"] = "IMAGE"
     if mask:
         plane = fits.ImageHDU(np.where(sources > 0.01, 32, 0).astype(np.int32))
-        plane.header.update({"EXTTYPE": "MASK", "MP_DETECTED": 5})
+        plane.header.update({"EXTTYPE": "MASK", "HIERARCH MP_DETECTED": 5})
         hdus.append(plane)
     fits.HDUList(hdus).writeto(path, overwrite=True)
     return path

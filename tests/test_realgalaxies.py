@@ -33,7 +33,7 @@ def make_catalog(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     psf = galsim.Moffat(beta=4.0, fwhm=0.1)
     params = galsim.GSParams(maximum_fft_size=8192)
-    stamps, sigma = [], 2e-4
+    stamps, sigma = [], 5e-5
     for bt, disk, bulge, q, angle in GALAXIES:
         light = galsim.Exponential(half_light_radius=disk, flux=1 - bt)
         light += galsim.DeVaucouleurs(half_light_radius=bulge, flux=bt)

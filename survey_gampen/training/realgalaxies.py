@@ -10,7 +10,8 @@ that HST's own PSF would come out wider than the simulated one: beyond, the deco
 truth tells the radius that it has. HST's noise comes along, scaled as the galaxy is and smoothed by
 the simulated PSF; it is not whitened. In a galaxy drawn far brighter than it is in the catalogue it
 shows, as faint clumps out to the borders of the stamp: magnitudes like those of the catalogue are
-the honest ones. Galaxies with less signal to noise than :data:`ENOUGH_SIGNAL` are not used.
+the honest ones. Galaxies with less signal to noise than :data:`ENOUGH_SIGNAL` are not used; the
+fitted B/T of a parametric galaxy scatters by 0.05 at 220. What was measured stands in ``real/``.
 """
 
 from __future__ import annotations
@@ -203,7 +204,8 @@ class RealGalaxies:
             real=RealImage(
                 row["number"], row["identity"], factor, 360 * float(turn), row["x"], row["y"]
             ),
-            **shapes,
+            disk=shapes["disk"],
+            bulge=shapes["bulge"],
         )
 
     def profile(self, galaxy: Galaxy, params: Any) -> Any:

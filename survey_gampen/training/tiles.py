@@ -112,9 +112,9 @@ def main(
     compute(make_tile, [(f, f.tile * per_tile) for f in missing], "tiles", profile)
     truth = pa.concat_tables([pq.read_table(f.truth) for f in fields])
     # Whatever the population, the files are laid out as those of HSC.
-    settings = f'survey = "hsc-wide"\nband = "{chosen["band"]}"\nimages = "tiles"\n'
+    note = f'survey = "hsc-wide"\nband = "{chosen["band"]}"\nimages = "tiles"\n'
     catalog = truth.select(["object_id", "ra", "dec"]).replace_schema_metadata(
-        {"survey_gampen": settings}
+        {"survey_gampen": note}
     )
     for name, table in (("catalog.parquet", catalog), ("truth.parquet", truth)):
         replace_file(out / name, lambda p, t=table: pq.write_table(t, p), out / ".staging")  # type: ignore[misc]
