@@ -213,13 +213,26 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _add_simulate(verbs: Verbs) -> None:
-    simulate = verbs.add_parser("simulate", help="galaxies with known truth (needs GalSim)")
+    simulate = verbs.add_parser(
+        "simulate",
+        help="galaxies with known truth (needs GalSim)",
+        description="Simulated galaxies with known truth. The population's noise is white unless "
+        "its key `correlation` says otherwise. --sky measures noise and its correlation on the "
+        "empty pixels of real images instead (those without a mask plane that says otherwise; "
+        "without a DETECTED plane those away from sources) and draws Gaussian fields with them: no "
+        "pixel is copied, none is filled in, and sky_sigma in the truth is what was measured. "
+        "--real-galaxies takes the light of galaxies seen by HST, enlarged to the population's "
+        "radii as far as HST's PSF allows; their bt is that of a fit of bulge and disk, their r_e "
+        "holds half the light of the catalogue's stamp.",
+    )
     add = simulate.add_argument
     add("population", metavar="POPULATION", help="shipped population (hsc-wide) or TOML file")
     add("--n", type=_positive, required=True, metavar="N", help="galaxies")
     add("--out", type=Path, required=True, metavar="DIR", help="where they go")
     add("--seed", type=int, default=0, metavar="N", help="galaxy i of a seed is always the same")
     add("--psf", type=Path, nargs="+", default=[], metavar="FITS", help="real PSFs to mix in")
+    add("--sky", type=Path, nargs="+", default=[], metavar="FITS", help="images with empty sky")
+    add("--real-galaxies", type=Path, metavar="CATALOG", help="GalSim's catalogue, or its folder")
     add("--cluster", default="local", metavar="NAME|FILE", help="cluster profile (default local)")
     add("--workers", type=_positive, metavar="N", help="where the profile says auto: one a core")
     form = simulate.add_mutually_exclusive_group()
@@ -236,6 +249,8 @@ def _simulate(args: argparse.Namespace) -> int:
     common = {
         "seed": args.seed,
         "psfs": tuple(args.psf),
+        "sky": tuple(args.sky),
+        "real_galaxies": args.real_galaxies,
         "cluster": args.cluster,
         "workers": args.workers,
     }

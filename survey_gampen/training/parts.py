@@ -21,6 +21,7 @@ from torch import Tensor
 from survey_gampen.errors import InputError
 from survey_gampen.training.data import ALL, Batch, TrainingSet, drawn_shifts, moved, turned
 from survey_gampen.training.memory import Parts, room
+from survey_gampen.training.noise import kernel
 from survey_gampen.training.population import Population, half_light_radius
 from survey_gampen.training.simulate import PARTS_FLUX, read_settings, read_truth
 
@@ -121,7 +122,7 @@ class PartsSet(TrainingSet):
         )
         image = turned(galaxy, turns[0], flips[0]).add_(turned(around, turns[1], flips[1]))
         image = moved(image, shifts, "constant")
-        noise = _normals(image.shape, noise_seeds, device)
+        noise = _normals(image.shape, noise_seeds, device, population.noise_correlation)
         # Fourier transforms ring: a little below zero around a very bright galaxy.
         light = image.clamp(min=0).div_(population["noise"]["sky_level"])
         sigma = light.add_(1).sqrt_().mul_(column(sky_sigma))
@@ -129,11 +130,39 @@ class PartsSet(TrainingSet):
         return Batch(image.mul_(population.unit), truth)
 
 
-def _normals(shape: torch.Size, seeds: NDArray[np.int64], device: torch.device) -> Tensor:
-    """Normal deviates (n, y, x), drawn by the block from the seed of the block's first image."""
+def _normals(
+    shape: torch.Size, seeds: NDArray[np.int64], device: torch.device, correlation: float
+) -> Tensor:
+    """Normal deviates (n, y, x), drawn by the block from the seed of the block's first image.
+
+    Smoothed, and of unit variance still, where `correlation` > 0, as
+    :func:`survey_gampen.training.noise.smoothed` does.
+    """
     noise = torch.empty(shape, device=device)
     generator = torch.Generator(device)
+    weights = kernel(correlation).tolist() if correlation else [1.0]
+    reach = len(weights) // 2
     for start in range(0, len(noise), _NOISE_BLOCK):
         generator.manual_seed(int(seeds[start]))
-        noise[start : start + _NOISE_BLOCK].normal_(generator=generator)
+        block = noise[start : start + _NOISE_BLOCK]
+        if not reach:
+            block.normal_(generator=generator)
+            continue
+        n, height, width = block.shape
+        wide = torch.empty((n, height + 2 * reach, width + 2 * reach), device=device)
+        rows = _weighted(wide.normal_(generator=generator), weights, 1)
+        block.copy_(_weighted(rows, weights, 2))
     return noise
+
+
+def _weighted(field: Tensor, weights: list[float], axis: int) -> Tensor:
+    """Sums over as many neighbours along an axis as there are weights; shorter by that.
+
+    Sums of shifted planes, in one order: a library's convolution may go another way for another
+    number of images, and ranks that share a batch must get the same bits.
+    """
+    length = field.shape[axis] - len(weights) + 1
+    total = field.narrow(axis, 0, length) * weights[0]
+    for k, weight in enumerate(weights[1:], start=1):
+        total.add_(field.narrow(axis, k, length) * weight)
+    return total

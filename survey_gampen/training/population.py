@@ -16,6 +16,7 @@ from scipy.special import gammainc, gammaincinv
 
 from survey_gampen import tomlfile
 from survey_gampen.errors import InputError
+from survey_gampen.training.noise import Field, field_of
 
 _SHIPPED = Path(__file__).parent / "populations"
 
@@ -34,6 +35,32 @@ class Profile:
     position_angle: float
     x: float = 0.0
     y: float = 0.0
+
+
+@dataclass(frozen=True)
+class RealImage:
+    """A catalogued galaxy whose image stands for disk and bulge.
+
+    Attributes
+    ----------
+    number : int
+        Its row in the catalogue.
+    identity : int
+        Its IDENT there.
+    factor : float
+        By which it is enlarged.
+    turn : float
+        Counter-clockwise [deg].
+    x, y : float
+        The galaxy in its image, from the image's centre [arcsec].
+    """
+
+    number: int
+    identity: int
+    factor: float
+    turn: float
+    x: float
+    y: float
 
 
 @dataclass(frozen=True)
@@ -59,6 +86,10 @@ class Galaxy:
         Given PSF and its right-angle turn; -1 for a Moffat profile.
     sky_sigma : float
         [ADU].
+    sky_piece : int
+        Piece of real sky whose noise it has; -1 for the population's own.
+    real : RealImage or None
+        Its image, if it is a real galaxy; disk and bulge are then a fit to it.
     """
 
     index: int
@@ -74,6 +105,8 @@ class Galaxy:
     psf_index: int
     psf_turn: int
     sky_sigma: float
+    sky_piece: int = -1
+    real: RealImage | None = None
 
     @property
     def components(self) -> tuple[Profile, ...]:
@@ -97,7 +130,10 @@ class Population:
             If it is missing, no TOML, or its keys are not those of the shipped populations.
         """
         table, path = tomlfile.shipped_or_own(name_or_path, _SHIPPED, "population")
+        table = completed(table)
         tomlfile.check_like(table, tomlfile.read(_SHIPPED / "hsc-wide.toml"), str(path))
+        if not 0 <= table["noise"]["correlation"] <= 10:
+            raise InputError(f"{path} [noise]: correlation must be 0 to 10 px")
         return cls(table)
 
     def __getitem__(self, key: str) -> Any:
@@ -107,6 +143,16 @@ class Population:
             raise InputError(
                 f"population {self.table.get('name')!r} lacks the key {key!r}"
             ) from None
+
+    @property
+    def noise_field(self) -> Field:
+        """How the noise of one pixel goes with that of the next."""
+        return field_of(self.noise_correlation)
+
+    @property
+    def noise_correlation(self) -> float:
+        """Standard deviation of the kernel that smooths the noise [px]; 0 for white noise."""
+        return float(self["noise"].get("correlation", 0.0))
 
     @property
     def unit(self) -> float:
@@ -173,6 +219,14 @@ class Population:
             psf_turn=int(turn * 4) if given else 0,
             sky_sigma=float(sky_sigma),
         )
+
+
+def completed(table: dict[str, Any]) -> dict[str, Any]:
+    """A population's table with the keys that came after it was written, at their old meaning."""
+    noise = table.get("noise")
+    if not isinstance(noise, dict):
+        return table
+    return table | {"noise": noise | {"correlation": noise.get("correlation", 0.0)}}
 
 
 def half_light_radius(

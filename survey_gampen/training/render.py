@@ -1,13 +1,15 @@
 """Galaxies to pixels, with GalSim.
 
-Images are rendered without noise; noise is added by :func:`add_noise`, once for a simulated
-survey, or anew each time a training step sees the image.
+Images are rendered without noise; noise is added by
+:func:`survey_gampen.training.noise.add_noise`, once for a simulated survey, or anew each time a
+training step sees the image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 
 from survey_gampen.errors import InputError
 from survey_gampen.training.population import Galaxy, Population, Profile
+from survey_gampen.training.realgalaxies import RealGalaxies
 
 try:
     import galsim
@@ -61,15 +64,22 @@ class Renderer:
         From :func:`load_psfs`; a galaxy's `psf_index` counts in it.
     folding : float
         :data:`EXACT` or :data:`FAST`.
+    real : RealGalaxies, optional
+        Where the images of real galaxies come from.
     """
 
     def __init__(
-        self, population: Population, psfs: Sequence[Any] = (), folding: float = EXACT
+        self,
+        population: Population,
+        psfs: Sequence[Any] = (),
+        folding: float = EXACT,
+        real: RealGalaxies | None = None,
     ) -> None:
         self.size: int = population["size"]
         self.scale: float = population["pixel_scale"]
         self.sky_level: float = population["noise"]["sky_level"]
         self.psfs = psfs
+        self.real = real
         self._params = _params(folding)
 
     def psf(self, galaxy: Galaxy) -> Any:
@@ -77,6 +87,16 @@ class Renderer:
         if galaxy.psf_index >= 0:
             return self.psfs[galaxy.psf_index].rotate(90 * galaxy.psf_turn * galsim.degrees)
         return galsim.Moffat(galaxy.moffat_beta, fwhm=galaxy.moffat_fwhm, gsparams=self._params)
+
+    def psf_fwhm(self, galaxy: Galaxy) -> float:
+        """Full width of its PSF at half its maximum [arcsec]."""
+        if galaxy.psf_index < 0:
+            return galaxy.moffat_fwhm
+        return self._given_fwhm[galaxy.psf_index]
+
+    @cached_property
+    def _given_fwhm(self) -> list[float]:
+        return [float(psf.calculateFWHM()) for psf in self.psfs]
 
     def image(self, galaxy: Galaxy) -> NDArray[np.float32]:
         """The galaxy and its neighbours without noise, (size, size) [ADU].
@@ -86,8 +106,7 @@ class Renderer:
         """
         canvas = self.canvas()
         psf = self.psf(galaxy)
-        # The components share their centre and PSF: one Fourier transform serves both.
-        self.add(canvas, galaxy.components, psf)
+        self.add_central(canvas, galaxy, psf)
         for neighbour in galaxy.neighbours:
             self.add(canvas, (neighbour,), psf, stamp=True)
         return np.asarray(canvas.array, dtype=np.float32)
@@ -115,6 +134,16 @@ class Renderer:
         image.setCenter(0, 0)
         return image
 
+    def add_central(self, canvas: Any, galaxy: Galaxy, psf: Any, stamp: bool = False) -> None:
+        """Add a galaxy without its neighbours to `canvas`; else as :meth:`add`."""
+        if galaxy.real is None:
+            # The components share their centre and PSF: one Fourier transform serves both.
+            self.add(canvas, galaxy.components, psf, stamp)
+            return
+        assert self.real is not None, "a real galaxy needs its catalogue"
+        light = self.real.profile(galaxy, self._params)
+        self._add(canvas, light, (galaxy.disk.x, galaxy.disk.y), psf, stamp)
+
     def add(
         self, canvas: Any, components: Sequence[Profile], psf: Any, stamp: bool = False
     ) -> None:
@@ -131,8 +160,13 @@ class Renderer:
             faster for a small object; otherwise on the whole canvas.
         """
         light = galsim.Sum([self._light(c) for c in components])
+        self._add(canvas, light, (components[0].x, components[0].y), psf, stamp)
+
+    def _add(
+        self, canvas: Any, light: Any, place: tuple[float, float], psf: Any, stamp: bool
+    ) -> None:
         profile = galsim.Convolve(light, psf, gsparams=self._params)
-        x, y = components[0].x, components[0].y
+        x, y = place
         bounds = canvas.bounds
         if stamp:
             side = min(profile.getGoodImageSize(self.scale), 4 * self.size)
@@ -153,24 +187,6 @@ class Renderer:
             gsparams=self._params,
         )
         return sersic.shear(q=profile.axis_ratio, beta=profile.position_angle * galsim.degrees)
-
-
-def add_noise(
-    image: NDArray[np.float32], sky_sigma: float, sky_level: float, rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """Sky noise and the Poisson noise of the light, in its Gaussian limit.
-
-    Parameters
-    ----------
-    image : ndarray
-        Expected counts above the sky [ADU].
-    sky_sigma : float
-        Noise of an empty pixel [ADU].
-    sky_level : float
-        Sky brightness a pixel [ADU]: variance = sky_sigma^2 (1 + image / sky_level).
-    """
-    sigma = sky_sigma * np.sqrt(1 + np.maximum(image, 0) / sky_level)
-    return (image + sigma * rng.standard_normal(image.shape, dtype=np.float32)).astype(np.float32)
 
 
 def _params(folding: float) -> Any:

@@ -11,9 +11,7 @@ that are missing. Two forms:
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +21,12 @@ import pyarrow.parquet as pq
 import zarr
 from zarr.codecs import ZstdCodec
 
-from survey_gampen.commit import publish
 from survey_gampen.errors import InputError
+from survey_gampen.training.ingredients import check_same, describe, ingredients, measure
+from survey_gampen.training.noise import add_noise
 from survey_gampen.training.pool import compute, one_a_core
 from survey_gampen.training.population import Galaxy, Population
+from survey_gampen.training.rows import publish_rows
 
 BLOCK = 128
 #: Flux of disk and bulge in the *parts* form [ADU]: peaks stay far below the largest half
@@ -42,6 +42,8 @@ def main(
     *,
     seed: int = 0,
     psfs: tuple[Path, ...] = (),
+    sky: tuple[Path, ...] = (),
+    real_galaxies: Path | None = None,
     parts: bool = False,
     cluster: str = "local",
     workers: int | None = None,
@@ -51,20 +53,20 @@ def main(
     Raises
     ------
     InputError
-        If the population or a PSF cannot be used, or `out` holds another simulation.
+        If the population, a PSF, the sky or the real galaxies cannot be used, or `out` holds
+        another simulation.
     """
     if n < 1:
         raise InputError("simulate at least one galaxy: raise --n")
+    if parts and (sky or real_galaxies):
+        raise InputError(
+            "parts have no noise, and real galaxies no parts: --sky and --real-galaxies go without "
+            "--parts; for training with correlated noise set the population's correlation"
+        )
     profile = one_a_core(cluster, workers)
     chosen = Population.load(population)
-    settings = {
-        "population": chosen.table,
-        "n": n,
-        "seed": seed,
-        "psfs": [str(p.resolve()) for p in psfs],
-        "parts": parts,
-    }
-    _prepare(out, settings, chosen["size"])
+    settings = describe(chosen, n, seed, psfs, sky, real_galaxies) | {"parts": parts}
+    measure(out, settings, compute, profile, lambda: prepare(out, settings))
     missing = [b for b in range(-(-n // BLOCK)) if not _truth_file(out, b).exists()]
     calls = [(str(out), block) for block in missing]
     compute(simulate_block, calls, f"blocks of {BLOCK} galaxies", profile)
@@ -74,14 +76,13 @@ def main(
 
 def simulate_block(out: str, block: int) -> int:
     """Simulate one block; returns its number of galaxies. Runs without Dask too."""
-    from survey_gampen.training.render import add_noise
+    from survey_gampen.training.render import EXACT, FAST
 
-    settings, population, renderer = _setup(out)
+    settings = read_settings(Path(out))
+    made_of = ingredients(out, settings, FAST if settings["parts"] else EXACT)
+    population, renderer = made_of.population, made_of.renderer
     first, last = block * BLOCK, min(settings["n"], (block + 1) * BLOCK)
-    galaxies = [
-        population.draw(settings["seed"], i, len(settings["psfs"]) and len(renderer.psfs))
-        for i in range(first, last)
-    ]
+    galaxies = [made_of.draw(i) for i in range(first, last)]
     group = zarr.open_group(out, mode="r+")
     if settings["parts"]:
         planes = np.stack([renderer.parts(g, PARTS_FLUX) for g in galaxies])
@@ -93,22 +94,25 @@ def simulate_block(out: str, block: int) -> int:
             # A stream of its own, so that noise does not move when the population changes.
             key = [settings["seed"], galaxy.index + (1 << 40)]
             rng = np.random.Generator(np.random.Philox(key=key))
-            image[:] = add_noise(renderer.image(galaxy), galaxy.sky_sigma, renderer.sky_level, rng)
+            light, field = renderer.image(galaxy), made_of.noise_field(galaxy)
+            image[:] = add_noise(light, galaxy.sky_sigma, renderer.sky_level, rng, field)
         _array(group, "image")[first:last] = images * population.unit
     table = truth_table(galaxies, population.unit)
-    publish(
-        _truth_file(Path(out), block),
-        lambda path: pq.write_table(table, path),
-        lambda path: check_rows(path, len(galaxies)),
-        Path(out) / ".staging",
-    )
+    publish_rows(_truth_file(Path(out), block), table, Path(out))
     return len(galaxies)
 
 
 def truth_table(galaxies: list[Galaxy], unit: float) -> pa.Table:
     """What is true of the galaxies: one row each, fluxes in nJy, radii in arcsec.
 
-    `unit` is 1 ADU in nJy.
+    Under real skies with the piece of sky, for real galaxies with the catalogue's IDENT, the
+    factor of enlargement and the turn [deg]; their disk and bulge are those of the fit.
+
+    Parameters
+    ----------
+    galaxies : list of Galaxy
+    unit : float
+        1 ADU in nJy.
     """
     rows: list[dict[str, Any]] = []
     for g in galaxies:
@@ -124,6 +128,14 @@ def truth_table(galaxies: list[Galaxy], unit: float) -> pa.Table:
             "psf_index": g.psf_index,
             "n_neighbours": len(g.neighbours),
         }
+        if g.sky_piece >= 0:
+            row["sky_piece"] = g.sky_piece
+        if g.real is not None:
+            row |= {
+                "real_id": g.real.identity,
+                "real_factor": g.real.factor,
+                "real_turn": g.real.turn,
+            }
         for name, profile in (("disk", g.disk), ("bulge", g.bulge)):
             shape = asdict(profile)
             row |= {
@@ -163,10 +175,17 @@ def read_settings(out: Path) -> dict[str, Any]:
         raise InputError(f"{out} is no simulation: make one with survey-gampen simulate") from None
 
 
-def _prepare(out: Path, settings: dict[str, Any], size: int) -> None:
+def prepare(out: Path, settings: dict[str, Any]) -> None:
+    """Make the arrays of a simulation, or see that `out` holds the same one.
+
+    Raises
+    ------
+    InputError
+        If `out` holds something else.
+    """
+    size = settings["population"]["size"]
     if (out / "zarr.json").exists():
-        if read_settings(out) != json.loads(json.dumps(settings)):
-            raise InputError(f"{out} holds a simulation with other settings: choose another --out")
+        check_same(out, read_settings(out), settings)
     elif out.is_dir() and any(out.iterdir()):
         raise InputError(f"{out} holds other things: choose another --out")
     out.mkdir(parents=True, exist_ok=True)
@@ -187,17 +206,6 @@ def _prepare(out: Path, settings: dict[str, Any], size: int) -> None:
         )
 
 
-@lru_cache(maxsize=1)
-def _setup(out: str) -> tuple[dict[str, Any], Population, Any]:
-    from survey_gampen.training.render import EXACT, FAST, Renderer, load_psfs
-
-    settings = read_settings(Path(out))
-    population = Population(settings["population"])
-    psfs = load_psfs(map(Path, settings["psfs"]), population["pixel_scale"])
-    folding = FAST if settings["parts"] else EXACT
-    return settings, population, Renderer(population, psfs, folding)
-
-
 def _array(group: zarr.Group, name: str) -> zarr.Array:
     array = group[name]
     assert isinstance(array, zarr.Array)
@@ -206,9 +214,3 @@ def _array(group: zarr.Group, name: str) -> zarr.Array:
 
 def _truth_file(out: Path, block: int) -> Path:
     return out / "truth" / f"part-{block:06d}.parquet"
-
-
-def check_rows(path: Path, n: int) -> None:
-    """Raise when a file of truth does not hold `n` rows."""
-    if pq.read_metadata(path).num_rows != n:
-        raise OSError(f"{path} does not read back")

@@ -23,8 +23,12 @@ from numpy.typing import NDArray
 from survey_gampen.commit import publish
 from survey_gampen.commit import replace as replace_file
 from survey_gampen.errors import InputError
+from survey_gampen.training.ingredients import check_same, describe, ingredients, measure
+from survey_gampen.training.noise import add_noise
 from survey_gampen.training.pool import compute, one_a_core
 from survey_gampen.training.population import Galaxy, Population
+from survey_gampen.training.rows import publish_rows
+from survey_gampen.training.simulate import truth_table
 
 #: Numbers of the mask planes in HSC coadds (Bosch et al. 2018, PASJ 70, S5; read off PDR files).
 MASK_PLANES = {
@@ -45,9 +49,7 @@ MASK_PLANES = {
 class Field:
     """What a tile is made of; plain values, so that it travels to a worker."""
 
-    population: dict[str, Any]
-    psfs: tuple[str, ...]
-    seed: int
+    settings: dict[str, Any]
     tile: int
     rows: int
     columns: int
@@ -58,7 +60,7 @@ class Field:
     def path(self) -> Path:
         """The tile's file."""
         tract, patch = 9000 + self.tile // 81, f"{self.tile // 9 % 9},{self.tile % 9}"
-        name = f"calexp-HSC-{self.population['band'].upper()}-{tract}-{patch}.fits.fz"
+        name = f"calexp-HSC-{self.settings['population']['band'].upper()}-{tract}-{patch}.fits.fz"
         return Path(self.out) / "tiles" / name
 
     @property
@@ -74,6 +76,8 @@ def main(
     *,
     seed: int = 0,
     psfs: tuple[Path, ...] = (),
+    sky: tuple[Path, ...] = (),
+    real_galaxies: Path | None = None,
     per_tile: int = 49,
     cluster: str = "local",
     workers: int | None = None,
@@ -83,28 +87,19 @@ def main(
     Raises
     ------
     InputError
-        If the population or a PSF cannot be used, or `out` holds another simulation.
+        If the population, a PSF, the sky or the real galaxies cannot be used, or `out` holds
+        another simulation.
     """
     if n < 1 or per_tile < 1:
         raise InputError("simulate at least one galaxy: raise --n and --per-tile")
     profile = one_a_core(cluster, workers)
     chosen = Population.load(population)
-    _prepare(
-        out,
-        {
-            "population": chosen.table,
-            "n": n,
-            "seed": seed,
-            "psfs": [str(p.resolve()) for p in psfs],
-            "per_tile": per_tile,
-        },
-    )
+    settings = describe(chosen, n, seed, psfs, sky, real_galaxies) | {"per_tile": per_tile}
+    measure(out, settings, compute, profile, lambda: _prepare(out, settings))
     side = int(np.ceil(np.sqrt(min(n, per_tile))))
     fields = [
         Field(
-            population=chosen.table,
-            psfs=tuple(str(p) for p in psfs),
-            seed=seed,
+            settings=settings,
             tile=tile,
             rows=-(-min(per_tile, n - tile * per_tile) // side),
             columns=side,
@@ -117,9 +112,9 @@ def main(
     compute(make_tile, [(f, f.tile * per_tile) for f in missing], "tiles", profile)
     truth = pa.concat_tables([pq.read_table(f.truth) for f in fields])
     # Whatever the population, the files are laid out as those of HSC.
-    settings = f'survey = "hsc-wide"\nband = "{chosen["band"]}"\nimages = "tiles"\n'
+    note = f'survey = "hsc-wide"\nband = "{chosen["band"]}"\nimages = "tiles"\n'
     catalog = truth.select(["object_id", "ra", "dec"]).replace_schema_metadata(
-        {"survey_gampen": settings}
+        {"survey_gampen": note}
     )
     for name, table in (("catalog.parquet", catalog), ("truth.parquet", truth)):
         replace_file(out / name, lambda p, t=table: pq.write_table(t, p), out / ".staging")  # type: ignore[misc]
@@ -129,39 +124,37 @@ def main(
 
 def _prepare(out: Path, settings: dict[str, Any]) -> None:
     """Write down what `out` is to hold, or see that it is the same."""
-    note, text = out / "simulation.json", json.dumps(settings, indent=1)
+    note = out / "simulation.json"
     if note.exists():
-        if note.read_text() != text:
-            raise InputError(f"{out} holds a simulation with other settings: choose another --out")
+        check_same(out, json.loads(note.read_text()), settings)
         return
 
     def write(path: Path) -> None:
-        path.write_text(text)
+        path.write_text(json.dumps(settings, indent=1))
 
     replace_file(note, write, out / ".staging")
 
 
 def make_tile(field: Field, tile_start: int) -> None:
     """Render one tile, and publish it and then its truth. Runs without Dask too."""
-    from survey_gampen.training.render import Renderer, load_psfs
-    from survey_gampen.training.simulate import check_rows, truth_table
+    from survey_gampen.training.render import EXACT
 
-    population = Population(field.population)
-    psfs = load_psfs(map(Path, field.psfs), population["pixel_scale"])
-    renderer = Renderer(population, psfs)
+    made_of = ingredients(field.out, field.settings, EXACT)
+    population, renderer, seed = made_of.population, made_of.renderer, made_of.seed
     # Streams of their own: galaxies count from 0, tiles' skies from 2^41, all else from 2^42.
-    rng = np.random.Generator(np.random.Philox(key=[field.seed, (1 << 42) + field.tile]))
+    rng = np.random.Generator(np.random.Philox(key=[seed, (1 << 42) + field.tile]))
     cell = population["size"]
     # A galaxy may sit a quarter of a cell off the middle of its own: with this margin every
     # cutout lies inside the tile.
     width, height = (k * cell + cell // 2 + 4 for k in (field.columns, field.rows))
 
-    sky = population.draw(field.seed, (1 << 41) + field.tile, len(psfs))  # PSF and sky of all
+    # PSF and sky of all.
+    sky = made_of.under_sky(population.draw(seed, (1 << 41) + field.tile, len(renderer.psfs)))
     psf = renderer.psf(sky)
     canvas = renderer.canvas(width, height)
     galaxies: list[Galaxy] = []
     for k in range(field.n):
-        drawn = population.draw(field.seed, tile_start + k)
+        drawn = population.draw(seed, tile_start + k)
         # Somewhere in the middle half of its cell.
         x = (k % field.columns - (field.columns - 1) / 2) * cell + rng.uniform(-cell / 4, cell / 4)
         y = (k // field.columns - (field.rows - 1) / 2) * cell + rng.uniform(-cell / 4, cell / 4)
@@ -174,17 +167,23 @@ def make_tile(field: Field, tile_start: int) -> None:
             moffat_beta=sky.moffat_beta,
             psf_index=sky.psf_index,
             sky_sigma=sky.sky_sigma,
+            sky_piece=sky.sky_piece,
         )
+        galaxy = made_of.as_real(galaxy)
         galaxies.append(galaxy)
         # Every cell has its own galaxy, which is a neighbour to those beside it: half the
         # population's neighbours are enough.
-        for components in (galaxy.components, *((p,) for p in galaxy.neighbours[::2])):
-            renderer.add(canvas, components, psf, stamp=True)
+        renderer.add_central(canvas, galaxy, psf, stamp=True)
+        for neighbour in galaxy.neighbours[::2]:
+            renderer.add(canvas, (neighbour,), psf, stamp=True)
 
     # The pixel of `canvas` with the coordinates (0, 0), as GalSim's setCenter has it.
     centre = (width // 2, height // 2)
     wcs = _wcs(centre, population["pixel_scale"], field.tile)
-    hdus = _hdus(canvas.array, sky.sky_sigma, renderer.sky_level, wcs, rng)
+    image = add_noise(
+        canvas.array, sky.sky_sigma, renderer.sky_level, rng, made_of.noise_field(sky)
+    )
+    hdus = _hdus(image, canvas.array, sky.sky_sigma, renderer.sky_level, wcs)
     hdus[0].header["FILTER"] = population["band"]
     hdus[0].header["FLUXMAG0"] = (10 ** (0.4 * population["zero_point"]), "flux of magnitude 0")
     if np.isfinite(sky.moffat_fwhm):
@@ -195,12 +194,7 @@ def make_tile(field: Field, tile_start: int) -> None:
     ra, dec = wcs.all_pix2world(x, y, 0)
     table = truth_table(galaxies, population.unit)
     table = table.add_column(1, "ra", pa.array(ra)).add_column(2, "dec", pa.array(dec))
-    publish(
-        field.truth,
-        lambda path: pq.write_table(table, path),
-        lambda path: check_rows(path, len(galaxies)),
-        Path(field.out) / ".staging",
-    )
+    publish_rows(field.truth, table, Path(field.out))
 
 
 def _wcs(centre: tuple[int, int], pixel_scale: float, tile: int) -> WCS:
@@ -213,15 +207,12 @@ def _wcs(centre: tuple[int, int], pixel_scale: float, tile: int) -> WCS:
 
 
 def _hdus(
+    image: NDArray[np.float32],
     light: NDArray[np.float32],
     sky_sigma: float,
     sky_level: float,
     wcs: WCS,
-    rng: np.random.Generator,
 ) -> fits.HDUList:
-    from survey_gampen.training.render import add_noise
-
-    image = add_noise(light, sky_sigma, sky_level, rng)
     variance = (sky_sigma**2 * (1 + np.maximum(light, 0) / sky_level)).astype(np.float32)
     mask = np.where(light > 3 * sky_sigma, 1 << MASK_PLANES["DETECTED"], 0).astype(np.int32)
     primary = fits.PrimaryHDU()
