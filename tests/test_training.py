@@ -18,7 +18,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.model.checkpoint import load_checkpoint
-from survey_gampen.model.network import _masked
+from survey_gampen.model.network import _weighed
 from survey_gampen.training import data as data_module
 from survey_gampen.training import guide, memory, simulate
 from survey_gampen.training import parts as parts_module
@@ -475,16 +475,20 @@ def test_init_gives_weights_targets_and_architecture(
     assert all(p.requires_grad for p in training.network.parameters())
 
 
-def test_masks_keep_their_scale_in_bfloat16() -> None:
-    """1 / (1 - 0.005) is 1.0050, and 1.0078 in bfloat16: a bias that adds up over the sites."""
-    network = make_checkpoint(tiny(), rate=0.005).network
-    features = torch.rand(4096, *network.site_shapes[0], dtype=torch.bfloat16)[:, :1, :2, :2]
-    mask = torch.full(features.shape[1:], 1 / (1 - 0.005))
-    masked = _masked(features, mask)
-    assert masked.dtype == torch.bfloat16
-    assert (masked.double().sum() / features.double().sum()).item() == pytest.approx(
-        1.005, abs=1e-3
-    )
+@pytest.mark.parametrize("rate", [0.0005, 0.005, 0.3])
+def test_masks_keep_their_scale_in_bfloat16(rate: float) -> None:
+    """bfloat16 makes 1.0078 of 1.0050, and x of 1.0005 x: errors that add up over the sites."""
+    torch.manual_seed(0)
+    layer, x = torch.nn.Linear(256 + 6, 4096), torch.rand(64, 256)
+    beside = torch.rand(64, 6)
+    kept = torch.full((256,), 1 / (1 - rate))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        nothing = _weighed(layer, 0 * x, None, beside).double()
+        plain = _weighed(layer, x, None, beside).double() - nothing
+        masked = _weighed(layer, x, kept, beside).double() - nothing
+    factor = (plain * masked).sum() / (plain * plain).sum()
+    assert factor.item() == pytest.approx(1 / (1 - rate), abs=1e-4)
+    network = make_checkpoint(tiny(), rate=rate).network
     like = torch.empty(0, dtype=torch.bfloat16)
     assert all(m.dtype == torch.float32 for m in network.random_masks(1, like) if m is not None)
 

@@ -22,8 +22,9 @@ from survey_gampen.training.validation import hidden_features, outputs
 from survey_gampen.training.widths import Widths
 
 Rows = NDArray[np.int64]
-#: The galaxies kept from training are mixed so often, with so many passes each.
-_MIXES, _PASSES = 8, 8
+#: The galaxies kept from training are mixed so often, with so many passes each. Many passes: a mask
+#: moves all galaxies alike, and few masks have a mean of their own.
+_MIXES, _PASSES = 3, 64
 #: Galaxies whose features stand for the training set; images made at once.
 _SEEN, _CHUNK = 4096, 256
 
