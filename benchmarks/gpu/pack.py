@@ -36,7 +36,9 @@ PACKAGES = (
     "LSSTDESC.Coord",
     "numcodecs",
     "partd",
+    "protobuf",
     "pyerfa",
+    "tensorboardX",
     "tomli_w",
     "zarr",
 )
