@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 from scipy.optimize import least_squares
-from scipy.special import gamma, gammainc, gammaincinv
+from scipy.special import gamma, gammaincinv
+
+from survey_gampen.training.population import light_within
 
 #: Sersic indices of disk and bulge.
 INDICES = (1.0, 4.0)
@@ -212,17 +214,13 @@ def _half_light(
     fluxes: Array, radius: Array, axis_ratio: Array, left: Array, distance: Array, total: float
 ) -> float:
     """Radius [px] of the circle with half of `total`, by bisection."""
-    t = (np.arange(32) + 0.5) * (np.pi / 64)
-    n = np.array(INDICES)[:, None]
-    q = axis_ratio[:, None]
-    unit = radius[:, None] * np.sqrt(np.cos(t) ** 2 / q + q * np.sin(t) ** 2)
+    within = light_within(INDICES, radius, axis_ratio)
     low, high = 0.0, float(distance.max())
     for _ in range(40):
         middle = 0.5 * (low + high)
-        share = gammainc(2 * n, gammaincinv(2 * n, 0.5) * (middle / unit) ** (1 / n)).mean(1)
         # A pixel on the circle counts with the share of it inside.
         inside = np.clip(middle - distance + 0.5, 0, 1)
-        if fluxes @ share + (left * inside).sum() < 0.5 * total:
+        if fluxes @ within(middle) + (left * inside).sum() < 0.5 * total:
             low = middle
         else:
             high = middle

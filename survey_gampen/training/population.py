@@ -6,6 +6,7 @@ from a counter-based generator keyed by (s, i).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -229,15 +230,42 @@ def completed(table: dict[str, Any]) -> dict[str, Any]:
     return table | {"noise": noise | {"correlation": noise.get("correlation", 0.0)}}
 
 
-def half_light_radius(
-    sersic_n: ArrayLike, radius: ArrayLike, axis_ratio: ArrayLike, bt: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Radius of the circle that holds half the light of concentric elliptical profiles.
+def light_within(
+    sersic_n: ArrayLike, radius: ArrayLike, axis_ratio: ArrayLike
+) -> Callable[[ArrayLike], NDArray[np.float64]]:
+    """How the light of elliptical profiles grows with the radius of a circle around them.
 
     An ellipse of axis ratio q and circularised radius m meets the circle of radius R, in
     direction t of its own frame, where ``m = R / sqrt(cos(t)^2 / q + q sin(t)^2)``; the light
     inside the circle is the mean over t of the light inside m, a regularised incomplete gamma
     function (Graham & Driver 2005, PASA 22, 118, eq. 2 and 4). The position angle drops out.
+
+    Parameters
+    ----------
+    sersic_n, radius, axis_ratio : array_like, (...)
+        The radius is the circularised half-light radius.
+
+    Returns
+    -------
+    callable
+        Radii of circles, which broadcast against (...), to shares of the light (...).
+    """
+    t = (np.arange(32) + 0.5) * (np.pi / 64)  # a quarter turn is enough, by symmetry
+    n, r, q = (np.asarray(v, dtype=float)[..., None] for v in (sersic_n, radius, axis_ratio))
+    b = gammaincinv(2 * n, 0.5)
+    unit = r * np.sqrt(np.cos(t) ** 2 / q + q * np.sin(t) ** 2)
+
+    def within(circle: ArrayLike) -> NDArray[np.float64]:
+        share = gammainc(2 * n, b * (np.asarray(circle)[..., None] / unit) ** (1 / n))
+        return np.asarray(share.mean(-1))
+
+    return within
+
+
+def half_light_radius(
+    sersic_n: ArrayLike, radius: ArrayLike, axis_ratio: ArrayLike, bt: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Radius of the circle that holds half the light of concentric elliptical profiles.
 
     Parameters
     ----------
@@ -251,18 +279,15 @@ def half_light_radius(
     ndarray, (n,)
         [arcsec]
     """
-    t = (np.arange(32) + 0.5) * (np.pi / 64)  # a quarter turn is enough, by symmetry
-    n, r, q = (np.asarray(v, dtype=float)[..., None] for v in (sersic_n, radius, axis_ratio))
+    r, q = np.asarray(radius, dtype=float), np.asarray(axis_ratio, dtype=float)
+    within = light_within(sersic_n, r, q)
     weight = np.stack([1 - bt, bt])
-    b = gammaincinv(2 * n, 0.5)
-    unit = r * np.sqrt(np.cos(t) ** 2 / q + q * np.sin(t) ** 2)
     # Half the light of each ellipse, and so of both, lies between its two semi-axes.
-    low = np.log((r * np.sqrt(q)).min(0)[:, 0])
-    high = np.log((r / np.sqrt(q)).max(0)[:, 0])
+    low = np.log((r * np.sqrt(q)).min(0))
+    high = np.log((r / np.sqrt(q)).max(0))
     for _ in range(16):  # to 1e-4 or better of the radius
         middle = 0.5 * (low + high)
-        share = gammainc(2 * n, b * (np.exp(middle)[:, None] / unit) ** (1 / n)).mean(-1)
-        inside = (weight * share).sum(0) < 0.5
+        inside = (weight * within(np.exp(middle))).sum(0) < 0.5
         low, high = np.where(inside, middle, low), np.where(inside, high, middle)
     return np.exp(0.5 * (low + high))
 
