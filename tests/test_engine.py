@@ -10,6 +10,7 @@ from networks import make_checkpoint, make_images, tiny
 from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.model.dropout import masks, noise_words
 from survey_gampen.model.head import gaussian_parts
+from survey_gampen.model.orientations import oriented
 from survey_gampen.model.philox import normals
 from survey_gampen.model.presets import architecture
 from survey_gampen.posterior import settings as engine_settings
@@ -36,7 +37,7 @@ def reference(checkpoint, images, keys, k):
     network = checkpoint.network
     sites = enumerate(zip(network.site_shapes, network.rates, strict=True))
     drawn = [masks(SEED, k, site, shape, rate) for site, (shape, rate) in sites]
-    out = network(torch.from_numpy(images), drawn)
+    out = network(oriented(torch.from_numpy(images), k, network.arch.orientations), drawn)
     mean, factor = gaussian_parts(out)
     if factor is None:
         return mean
@@ -47,13 +48,15 @@ def reference(checkpoint, images, keys, k):
 
 @pytest.mark.parametrize("dropout", ["regression", "everywhere"])
 @pytest.mark.parametrize("outputs", [3, 9])
-@pytest.mark.parametrize("rate", [0.0, 0.002, 0.1])
-def test_agrees_with_the_reference(dropout, outputs, rate):
-    arch = tiny(dropout=dropout, outputs=outputs, head_sees_crop=outputs == 9)
+@pytest.mark.parametrize(("rate", "orientations"), [(0.0, 1), (0.002, 8), (0.1, 4), (0.1, 1)])
+def test_agrees_with_the_reference(dropout, outputs, rate, orientations):
+    arch = tiny(
+        dropout=dropout, outputs=outputs, head_sees_crop=outputs == 9, orientations=orientations
+    )
     checkpoint = make_checkpoint(arch, rate)
     images = make_images(5, arch.size)
-    draws = make_engine(checkpoint).draws(images, KEYS[:5])
-    for k in range(3):
+    draws = make_engine(checkpoint, passes=9 if orientations == 8 else 5).draws(images, KEYS[:5])
+    for k in range(draws.scaled.shape[1]):
         expected = reference(checkpoint, images, KEYS[:5], k)
         torch.testing.assert_close(draws.scaled[:, k], expected, rtol=2e-4, atol=2e-5)
     torch.testing.assert_close(draws.physical, checkpoint.targets.to_physical(draws.scaled))

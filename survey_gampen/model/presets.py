@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from survey_gampen.errors import InputError
+from survey_gampen.model.orientations import COUNTS
 
 #: 1 ADU of an HSC coadd in nJy: AB zero point 27.0 (Aihara et al. 2018, PASJ 70, S8).
 HSC_ADU_NJY = 57.544
@@ -46,6 +47,14 @@ class Architecture:
     dropout : str
         "regression": before each weight layer of the regression network but the first;
         "everywhere": the localisation network and the first convolution too.
+    orientations : int
+        How many orientations of an image the passes see in turn (1, 4 or 8;
+        :mod:`survey_gampen.model.orientations`).
+
+    Raises
+    ------
+    ValueError
+        If there are no so many orientations.
     """
 
     preset: str = "survey"
@@ -59,6 +68,11 @@ class Architecture:
     outputs: int = 9
     head_sees_crop: bool = True
     dropout: str = "regression"
+    orientations: int = 1  # what checkpoints that do not say so mean
+
+    def __post_init__(self) -> None:
+        if self.orientations not in COUNTS:
+            raise ValueError(f"orientations are 1, 4 or 8, not {self.orientations}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -102,11 +116,11 @@ class Architecture:
 
 #: ``gampen-2021``: the authors' public code of that time (Ghosh et al. 2021, arXiv:2107.01654).
 #: ``survey``: full covariance (as Ghosh et al. 2022, ApJ 935, 138) at a size that fits 15 MB in
-#: half precision and localises at a fortieth of the cost.
+#: half precision, localises at a fortieth of the cost and looks from all sides.
 #: ``gamornet``: that with the widths of GaMorNet (Ghosh et al. 2020, ApJ 895, 112), which are
 #: AlexNet's; for comparison, its weights are 110 MB.
 PRESETS = {
-    "survey": Architecture(),
+    "survey": Architecture(orientations=8),
     "gampen-2021": Architecture(
         preset="gampen-2021",
         localisation_pool=1,
@@ -118,6 +132,7 @@ PRESETS = {
         preset="gamornet",
         convolutions=(96, 256, 384, 384, 256),
         hidden=(4096, 4096),
+        orientations=8,
     ),
 }
 

@@ -1,10 +1,11 @@
 """Monte-Carlo dropout: images in, draws from the joint posterior out.
 
-What comes before the first dropout is the same in all passes and is computed once a galaxy. Then
-for each pass, and for all galaxies of a batch at once, the rest: multiply with the pass's mask,
-convolve, pool, ReLU. That part runs at the rate of the device's dense matrix products, and the
-code around it is there to stay out of their way: masks are unpacked once a pass for the whole
-batch, activations lie channels last, and what can be done in place is.
+What comes before the first dropout is the same in all passes that see a galaxy in one orientation,
+and is computed once for these. Then for each pass, and for all galaxies of a batch at once, the
+rest: multiply with the pass's mask, convolve, pool, ReLU. That part runs at the rate of the
+device's dense matrix products, and the code around it is there to stay out of their way: masks are
+unpacked once a pass for the whole batch, activations lie channels last, and what can be done in
+place is.
 
 A galaxy's draws depend on its pixels, its key, the seed and the number of the pass only. Batches
 are padded to one shape, so every galaxy meets the same kernels; the tests move one through every
@@ -26,6 +27,7 @@ from survey_gampen.model.checkpoint import Checkpoint
 from survey_gampen.model.dropout import PackedMasks, noise_words
 from survey_gampen.model.head import gaussian_parts
 from survey_gampen.model.network import Block, Gampen
+from survey_gampen.model.orientations import oriented
 from survey_gampen.model.philox import normals
 from survey_gampen.posterior.layers import MaskedLayer, make_rowwise
 from survey_gampen.posterior.settings import DTYPES, EngineSettings, honour, use_threads
@@ -46,8 +48,9 @@ class Draws:
     physical : Tensor, (n, passes, 3) float32
         B/T, R_e [arcsec], flux [nJy].
     crop : Tensor, (n, 3) float32
-        What the spatial transformer chose (the mean over passes where dropout acts on it): side
-        of the crop over side of the cutout, and offset of its centre in x and y [arcsec].
+        What the spatial transformer chose for the image as it lies (the mean over passes where
+        dropout acts on it): side of the crop over side of the cutout, and offset of its centre in
+        x and y [arcsec].
     finite : Tensor, (n,) bool
         Whether all draws are finite.
     novelty : Tensor, (n,) float32, or None
@@ -96,6 +99,7 @@ class Engine:
         self.device = honour(self.settings)
         self.targets = checkpoint.targets
         self.passes = passes
+        self.orientations = min(checkpoint.config.orientations, passes)
         self.seed = seed
         self.dtype = DTYPES[precision]
         network: Gampen = copy.deepcopy(checkpoint.network).eval().requires_grad_(False)
@@ -138,7 +142,9 @@ class Engine:
             if self.novelty is not None:
                 novelty = self.novelty.score(self._hidden(features, theta)[:n])
             if self.cached:
-                outputs = self._cached(features, theta)
+                others = range(1, self.orientations)
+                turned = (self._prefix(self._seen(pixels, k)) for k in others)
+                outputs = self._cached([(features, theta), *turned])
             else:
                 outputs, theta = self._everywhere(pixels)
             # Padding is dropped here: what follows works element by element.
@@ -157,12 +163,22 @@ class Engine:
         chunks = zip(features.split(PREFIX_CHUNK), theta.split(PREFIX_CHUNK), strict=True)
         return torch.cat([self.network.hidden(*chunk) for chunk in chunks])
 
-    def _cached(self, features: Tensor, theta: Tensor) -> Tensor:
-        """Outputs (batch, passes, outputs)."""
-        features = features.to(self.dtype, memory_format=torch.channels_last)
-        biases = [layer.bias_with(theta) for layer in self.layers]
-        outputs = self._empty(len(features))
+    def _seen(self, pixels: Tensor, k: int) -> Tensor:
+        """Images as pass k sees them."""
+        return oriented(pixels, k, self.network.arch.orientations)
+
+    def _cached(self, prefixes: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Outputs (batch, passes, outputs), from features and crops in each orientation."""
+        prepared = [
+            (
+                features.to(self.dtype, memory_format=torch.channels_last),
+                [layer.bias_with(theta) for layer in self.layers],
+            )
+            for features, theta in prefixes
+        ]
+        outputs = self._empty(len(prefixes[0][0]))
         for k in range(self.passes):
+            features, biases = prepared[k % len(prepared)]
             x = features
             masks = self.masks.unpack(k, self.dtype)
             for layer, bias, mask in zip(self.layers, biases, masks, strict=True):
@@ -174,15 +190,17 @@ class Engine:
         """Outputs, and transformations (batch, 2, 3): the whole network in each pass."""
         outputs = self._empty(len(pixels))
         theta = torch.zeros((len(pixels), 2, 3), device=self.device)
-        n_blocks = len(self.layers)
+        n_blocks, upright = len(self.layers), range(0, self.passes, self.orientations)
         for k in range(self.passes):
             masks = _scaled(self.masks.unpack(k, torch.float32), self.masks.rates)
             for part in torch.arange(len(pixels)).split(PREFIX_CHUNK):
                 where = slice(int(part[0]), int(part[-1]) + 1)
-                features, transform = self.network.prefix(pixels[where], masks[n_blocks:])
+                seen = self._seen(pixels[where], k)
+                features, transform = self.network.prefix(seen, masks[n_blocks:])
                 outputs[where, k] = self.network.tail(features, transform, masks[:n_blocks])
-                theta[where] += transform
-        return outputs, theta / self.passes
+                if k in upright:
+                    theta[where] += transform
+        return outputs, theta / len(upright)
 
     def _empty(self, batch: int) -> Tensor:
         shape = (batch, self.passes, self.network.arch.outputs)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from survey_gampen.model.head import negative_log_likelihood, predicted
 from survey_gampen.model.network import Gampen
+from survey_gampen.model.orientations import oriented
 from survey_gampen.model.targets import Targets
 from survey_gampen.training.data import Batch
 from survey_gampen.training.metrics import nmad
@@ -76,10 +77,11 @@ def outputs(network: Gampen, data: Batch, passes: int) -> Tensor:
         torch.manual_seed(0)
         for image in data.image.split(_BATCH):
             with torch.autocast(device.type, torch.bfloat16):
-                features, theta = network.prefix(image)
+                count = network.arch.orientations
+                seen = [network.prefix(oriented(image, k, count)) for k in range(count)]
                 outs = [
-                    network.tail(features, theta, network.random_masks(1, features))
-                    for _ in range(passes)
+                    network.tail(*seen[k % count], network.random_masks(1, image))
+                    for k in range(passes)
                 ]
             found.append(torch.stack(outs, 1).float().cpu())
     return torch.cat(found)
