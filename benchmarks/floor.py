@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from survey_gampen.training.population import Galaxy, Population, half_light_radius
-from survey_gampen.training.render import Renderer
+from survey_gampen.simulation.population import Galaxy, Population, half_light_radius
+from survey_gampen.simulation.render import Renderer
 
 BINS = ((0.0, 21.0), (15.0, 17.0), (17.0, 19.0), (19.0, 21.0), (21.0, 23.0))
 

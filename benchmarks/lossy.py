@@ -27,7 +27,7 @@ from survey_gampen.images.store import COMPRESSOR, quanta, quantise
 from survey_gampen.model.targets import PARAMETERS
 from survey_gampen.posterior.settings import resolve_precision, usable_cores
 from survey_gampen.posterior.summary import PERCENTILES
-from survey_gampen.training import simulate
+from survey_gampen.simulation import simulate
 
 STEPS = (0.25, 0.5, 1.0)
 

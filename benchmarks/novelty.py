@@ -25,11 +25,11 @@ from rich.progress import track
 from rich.table import Table
 
 from survey_gampen.model.checkpoint import Checkpoint, load_checkpoint
+from survey_gampen.simulation.noise import add_noise
+from survey_gampen.simulation.population import Galaxy, Population
+from survey_gampen.simulation.render import FAST, Renderer
 from survey_gampen.training.data import Batch
 from survey_gampen.training.metrics import rank_of_truth
-from survey_gampen.training.noise import add_noise
-from survey_gampen.training.population import Galaxy, Population
-from survey_gampen.training.render import FAST, Renderer
 from survey_gampen.training.validation import hidden_features
 
 #: Point sources brighter than this saturate in HSC-Wide (Aihara et al. 2018, PASJ 70, S8: 17.6 to

@@ -33,7 +33,7 @@ from survey_gampen.model.targets import PARAMETERS
 from survey_gampen.posterior.engine import Engine
 from survey_gampen.posterior.settings import usable_cores
 from survey_gampen.posterior.summary import LEVELS, PERCENTILES, summarise
-from survey_gampen.training import simulate
+from survey_gampen.simulation import simulate
 from survey_gampen.training.metrics import covered
 
 BATCH = 32

@@ -26,9 +26,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from survey_gampen.training import simulate
-from survey_gampen.training.ingredients import describe
-from survey_gampen.training.population import Galaxy, Population, Profile
+from survey_gampen.simulation import simulate
+from survey_gampen.simulation.ingredients import describe
+from survey_gampen.simulation.population import Galaxy, Population, Profile
 
 #: What `simulate` is to reach of GalSim's own rate.
 WANTED = 0.9

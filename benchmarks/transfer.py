@@ -30,7 +30,8 @@ from rich.table import Table
 
 from survey_gampen import tomlfile
 from survey_gampen.model.targets import PARAMETERS
-from survey_gampen.training import population, recipe
+from survey_gampen.simulation import population
+from survey_gampen.training import recipe
 
 #: Of the catalogue's galaxies: every third is kept for the test.
 _EVERY = 3

@@ -54,7 +54,7 @@ def _add_simulate(verbs: Verbs) -> None:
 
 
 def _simulate(args: argparse.Namespace) -> int:
-    from survey_gampen.training import simulate, tiles
+    from survey_gampen.simulation import simulate, tiles
 
     where = (args.population, args.n, args.out)
     common = {

@@ -103,12 +103,18 @@ def check_like(table: Mapping[str, Any], model: Mapping[str, Any], where: str) -
         raise InputError(f"{where}: lacks {', '.join(lacking)}; copy the shipped file's line")
     for key, wanted in model.items():
         value = table[key]
-        kinds = (float, int) if isinstance(wanted, float) else (type(wanted),)
-        ragged = isinstance(wanted, list) and isinstance(value, list) and len(value) != len(wanted)
-        if type(value) not in kinds or ragged:
+        if not _alike(value, wanted):
             raise InputError(f"{where}: {key} must be like {wanted!r}, is {value!r}")
         if isinstance(wanted, Mapping):
             check_like(value, wanted, f"{where} [{key}]")
+
+
+def _alike(value: Any, wanted: Any) -> bool:
+    """Whether a value is of the kind, and a list of the length, of another."""
+    if type(value) is list and type(wanted) is list:
+        same_length = len(value) == len(wanted)
+        return same_length and all(map(_alike, value, wanted))
+    return type(value) in ((float, int) if isinstance(wanted, float) else (type(wanted),))
 
 
 def check_keys(keys: Iterable[str], known: Iterable[str], where: str) -> None:

@@ -12,9 +12,9 @@ import tomli_w
 
 from survey_gampen.model.checkpoint import save_checkpoint
 from survey_gampen.model.targets import Targets
-from survey_gampen.training import simulate
+from survey_gampen.simulation import simulate
+from survey_gampen.simulation.population import Population
 from survey_gampen.training.parts import PartsSet
-from survey_gampen.training.population import Population
 from tests.networks import make_checkpoint, tiny
 
 SIZE = 119
@@ -47,7 +47,7 @@ def small_population(folder: Path, size: int = SIZE, **changes: Any) -> Path:
 def inline(
     function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], what: str, profile: object
 ) -> None:
-    """What :func:`survey_gampen.training.pool.compute` does, in this process."""
+    """What :func:`survey_gampen.pool.compute` does, in this process."""
     for arguments in calls:
         function(*arguments)
 

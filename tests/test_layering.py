@@ -25,11 +25,18 @@ ROWS = [
     {"survey_gampen.posterior"},
     {"survey_gampen.run"},
     {"survey_gampen.cluster"},
+    {"survey_gampen.pool"},
+    {"survey_gampen.simulation"},
     {"survey_gampen.run.runner", "survey_gampen.training", "survey_gampen.report"},
     {"survey_gampen.cli", "survey_gampen.cli_science", "survey_gampen.__main__"},
 ]
 #: Rooms and files that may know of Dask; what runs on a worker must not need it.
-DASK = ("survey_gampen.cluster", "survey_gampen.run.runner", "survey_gampen.training")
+DASK = (
+    "survey_gampen.cluster",
+    "survey_gampen.pool",
+    "survey_gampen.run.runner",
+    "survey_gampen.training.gang",
+)
 DASK_PACKAGES = {"dask", "distributed", "dask_jobqueue"}
 
 

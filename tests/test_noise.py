@@ -11,10 +11,10 @@ from astropy.io import fits
 from scipy.ndimage import gaussian_filter
 
 from survey_gampen.errors import InputError
-from survey_gampen.training import noise
+from survey_gampen.simulation import noise
+from survey_gampen.simulation.population import Population
+from survey_gampen.simulation.skynoise import LAG, measure_sky, read_sky, write_sky
 from survey_gampen.training.parts import _normals
-from survey_gampen.training.population import Population
-from survey_gampen.training.skynoise import LAG, measure_sky, read_sky, write_sky
 from tests.smallsim import small_population
 
 SIDE = 400

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from survey_gampen.errors import InputError
-from survey_gampen.training.noise import add_noise
-from survey_gampen.training.population import (
+from survey_gampen.simulation.noise import add_noise
+from survey_gampen.simulation.population import (
     SERSIC_STEP,
     Galaxy,
     Population,
@@ -221,7 +221,7 @@ def plain(**changes: object) -> Galaxy:
 
 
 def test_rendering_puts_the_light_where_and_as_much_as_it_should() -> None:
-    render = pytest.importorskip("survey_gampen.training.render")
+    render = pytest.importorskip("survey_gampen.simulation.render")
     renderer = render.Renderer(HSC_WIDE)
     image = renderer.image(plain(disk=Profile(1.0, 1.0, 1e4, 1.0, 0.0, x=3.25, y=-8.5)))
     assert image.sum() == pytest.approx(1e4, rel=0.01)
@@ -232,7 +232,7 @@ def test_rendering_puts_the_light_where_and_as_much_as_it_should() -> None:
 
 def test_the_psf_has_its_width() -> None:
     """A source far smaller than a pixel, deconvolved of nothing, is the PSF."""
-    render = pytest.importorskip("survey_gampen.training.render")
+    render = pytest.importorskip("survey_gampen.simulation.render")
     renderer = render.Renderer(HSC_WIDE)
     psf = renderer.psf(plain(moffat_fwhm=0.85, moffat_beta=2.7))
     assert psf.calculateFWHM() == pytest.approx(0.85, rel=1e-3)
@@ -245,7 +245,7 @@ def test_the_psf_has_its_width() -> None:
 
 
 def test_given_psfs_are_read_and_turned(tmp_path) -> None:
-    render = pytest.importorskip("survey_gampen.training.render")
+    render = pytest.importorskip("survey_gampen.simulation.render")
     from astropy.io import fits
 
     stamp = np.zeros((2, 41, 41))

@@ -14,13 +14,13 @@ from astropy.io import fits
 from astropy.table import Table
 
 from survey_gampen.errors import InputError
-from survey_gampen.training import simulate, tiles
-from survey_gampen.training.population import Population, half_light_radius
+from survey_gampen.simulation import simulate, tiles
+from survey_gampen.simulation.population import Population, half_light_radius
 from tests.smallsim import inline, small_population
 from tests.test_noise import make_sky
 
 galsim = pytest.importorskip("galsim", exc_type=ImportError)
-realgalaxies = pytest.importorskip("survey_gampen.training.realgalaxies", exc_type=ImportError)
+realgalaxies = pytest.importorskip("survey_gampen.simulation.realgalaxies", exc_type=ImportError)
 
 SIZE, SCALE = 63, 0.03
 #: B/T, half-light radius of disk and bulge [arcsec], axis ratio, angle of the galaxies below.
@@ -112,8 +112,8 @@ def test_the_fit_finds_what_was_put_in(simulated: tuple[str, Path]) -> None:
 
 def test_images_hold_what_the_truth_says(simulated: tuple[str, Path]) -> None:
     """The rendered image is that of the disk and bulge that the truth tells."""
-    from survey_gampen.training.ingredients import Ingredients
-    from survey_gampen.training.render import EXACT
+    from survey_gampen.simulation.ingredients import Ingredients
+    from survey_gampen.simulation.render import EXACT
 
     out = simulated[1] / "six"
     truth = simulate.read_truth(out).to_pylist()

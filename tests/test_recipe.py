@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from survey_gampen.errors import InputError
+from survey_gampen.model.network import Gampen
 from survey_gampen.training import recipe
-from survey_gampen.training.recipe import load_recipe, one_cycle
+from survey_gampen.training.recipe import load_recipe, one_cycle, site_rates
+from tests.networks import tiny
 
 
 @pytest.mark.parametrize(
@@ -20,6 +22,10 @@ from survey_gampen.training.recipe import load_recipe, one_cycle
         ("seed = 0", "", "lacks seed; copy the shipped file's line"),
         ("epochs = ", 'epochs = "9" # ', "epochs must be like [0-9]+, is '9'"),
         ("dropout_rate = ", "dropout_rate = 1.5 # ", "a dropout rate is 0 or more and below 1"),
+        ("[1.0, 1.0,", "[1.0,", r"dropout_layers must be like \[1.0, 1.0"),
+        ("[1.0, 1.0,", "[1.0, true,", r"dropout_layers must be like \[1.0, 1.0"),
+        ("[1.0, 1.0,", "[1.0, 20000.0,", "a dropout rate is 0 or more and below 1, not 2"),
+        ("[1.0, 1.0,", "[1.0, -1.0,", "a dropout rate is 0 or more and below 1, not -0.0001"),
         ("radii = 5.0", "", r"\[crop\]: lacks radii"),
         ('kind = "adamw"', 'kind = "adam"', "kind of a recipe is adamw or sgd, not 'adam'"),
         ("shift = 1", "shift = -1", "shift is 0 to 16 pixels, not -1"),
@@ -47,6 +53,16 @@ def test_recipes() -> None:
         load_recipe("survey", epoch=3)
     with pytest.raises(InputError, match="no recipe 'surwey': .*survey"):
         load_recipe("surwey")
+
+
+def test_layers_may_have_dropout_rates_of_their_own() -> None:
+    factors = [0.0, 0.5, 1.0, 1.0, 1.0, 2.0, 4.0]
+    changed = load_recipe("survey", dropout_rate=0.1, dropout_layers=factors)
+    rates = [0.0, 0.05, 0.1, 0.1, 0.1, 0.2, 0.4]
+    assert Gampen(tiny(), site_rates(changed, tiny())).rates == pytest.approx(rates)
+    everywhere = tiny(dropout="everywhere")
+    network = Gampen(everywhere, site_rates(changed, everywhere))
+    assert network.rates == pytest.approx([*rates, 0.1, 0.1, 0.1, 0.1, 0.1])
 
 
 def test_the_learning_rate_rises_and_falls_to_zero() -> None:

@@ -13,9 +13,9 @@ from astropy.wcs import WCS
 
 from survey_gampen.errors import InputError
 from survey_gampen.images.open import open_images
+from survey_gampen.simulation import simulate, tiles
+from survey_gampen.simulation.population import Population
 from survey_gampen.survey import load_survey
-from survey_gampen.training import simulate, tiles
-from survey_gampen.training.population import Population
 from tests.smallsim import inline, small_population
 
 ADU = Population.load("hsc-wide").unit  # in nJy
@@ -129,7 +129,7 @@ def test_noise_and_flux_are_those_of_the_truth(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("in_process")
 def test_parts_add_up_to_the_galaxy(tmp_path: Path, population: str) -> None:
-    from survey_gampen.training.render import FAST, Renderer
+    from survey_gampen.simulation.render import FAST, Renderer
 
     out = tmp_path / "parts"
     simulate.main(population, 4, out, parts=True)

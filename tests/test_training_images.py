@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from survey_gampen.errors import InputError, OutsideFault
+from survey_gampen.simulation import simulate
+from survey_gampen.simulation.population import Population
 from survey_gampen.training import data as data_module
-from survey_gampen.training import memory, simulate
+from survey_gampen.training import memory
 from survey_gampen.training import parts as parts_module
 from survey_gampen.training.data import moved, turned
 from survey_gampen.training.parts import PartsSet
-from survey_gampen.training.population import Population
 from tests.smallsim import SIZE, N, inline, make_parts
 
 ADU = Population.load("hsc-wide").unit  # in nJy
@@ -54,7 +55,7 @@ def test_mixing_parts_is_rendering_the_galaxy(
     parts: PartsSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Same light, no turn, no noise: the parts give what GalSim gives in one piece."""
-    from survey_gampen.training.render import Renderer
+    from survey_gampen.simulation.render import Renderer
 
     rows = np.arange(12)
     fixed = FixedLight(parts, rows)

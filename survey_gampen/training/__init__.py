@@ -1,1 +1,1 @@
-"""Simulate, train and evaluate."""
+"""Train, calibrate, label and evaluate."""

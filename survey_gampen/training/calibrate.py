@@ -28,6 +28,7 @@ from survey_gampen.commit import replace
 from survey_gampen.errors import InputError
 from survey_gampen.model.checkpoint import load_checkpoint
 from survey_gampen.model.targets import PARAMETERS, Targets
+from survey_gampen.pool import compute
 from survey_gampen.posterior.settings import use_threads
 from survey_gampen.run.claim import Claim
 from survey_gampen.run.layout import RunDir
@@ -35,7 +36,6 @@ from survey_gampen.training import metrics
 from survey_gampen.training.coverage import LEVELS, coverage, drawn, physical
 from survey_gampen.training.loop import Training
 from survey_gampen.training.order import Order, training_set
-from survey_gampen.training.pool import compute
 from survey_gampen.training.recipe import load_recipe
 from survey_gampen.training.validation import outputs
 

@@ -28,10 +28,10 @@ from survey_gampen.posterior.summary import summarise
 from survey_gampen.report import figures
 from survey_gampen.report.corner import corner_picture
 from survey_gampen.report.gallery import Portrait, draw_cutout
+from survey_gampen.simulation.population import Population
+from survey_gampen.simulation.simulate import read_settings, read_truth
 from survey_gampen.training import metrics
 from survey_gampen.training.coverage import LEVELS, held
-from survey_gampen.training.population import Population
-from survey_gampen.training.simulate import read_settings, read_truth
 
 #: Edges of the bins in magnitude, R_e [arcsec] and B/T; pure and almost pure disks and bulges, the
 #: hardest cases, on their own.

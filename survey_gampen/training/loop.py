@@ -31,7 +31,7 @@ from survey_gampen.training.data import Batch, TrainingSet
 from survey_gampen.training.finish import finish
 from survey_gampen.training.history import History
 from survey_gampen.training.ranks import Ranks
-from survey_gampen.training.recipe import learning_share
+from survey_gampen.training.recipe import learning_share, site_rates
 from survey_gampen.training.state import State
 from survey_gampen.training.validation import figures
 from survey_gampen.training.watch import Watch
@@ -93,13 +93,12 @@ class Training:
         rng = np.random.Generator(np.random.Philox(key=[recipe["seed"], 1 << 62]))
         self.validation = data.mix(self.held_out, rng)
         torch.manual_seed(recipe["seed"])
-        rate = recipe["dropout_rate"]
         if init:
             start = load_checkpoint(init)
             start.config.check_takes(data.size, data.pixel_scale)
             self.before = start.meta.get("provenance")
             self.targets = start.targets
-            self.network = Gampen(start.config, rate)
+            self.network = Gampen(start.config, site_rates(recipe, start.config))
             self.network.load_state_dict(start.network.state_dict())
             if recipe["rescale"]:
                 self.targets = self._fitted(start.targets.form, rng)
@@ -108,7 +107,7 @@ class Training:
         else:
             self.targets = self._fitted(recipe["targets"], rng)
             arch = architecture(recipe["preset"], size=data.size, pixel_scale=data.pixel_scale)
-            self.network = Gampen(arch, rate)
+            self.network = Gampen(arch, site_rates(recipe, arch))
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimiser = self._optimiser()
         self.averaged = Averaged(self.network, recipe["optimiser"]["average"])

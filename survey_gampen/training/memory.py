@@ -22,7 +22,7 @@ from torch import Tensor
 
 from survey_gampen.commit import outside_faults
 from survey_gampen.errors import InputError, OutsideFault
-from survey_gampen.training.simulate import PARTS
+from survey_gampen.simulation.simulate import PARTS
 
 #: What a user may ask for.
 MEMORY = ("auto", "resident", "stream")

@@ -1,6 +1,6 @@
 """Training images mixed anew each time they are seen.
 
-A set of *parts* (:mod:`survey_gampen.training.simulate`) holds, for each morphology and PSF, the
+A set of *parts* (:mod:`survey_gampen.simulation.simulate`) holds, for each morphology and PSF, the
 disk, the bulge and the neighbours apart and without noise. A training image takes a magnitude, a
 B/T and a sky from the population, adds up the parts, turns and mirrors galaxy and neighbours
 independently (the PSF is the same, only their places move), moves both by the recipe's ``shift``
@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from survey_gampen.errors import InputError
+from survey_gampen.simulation.noise import kernel
+from survey_gampen.simulation.population import Population, half_light_radius
+from survey_gampen.simulation.simulate import PARTS_FLUX, read_settings, read_truth
 from survey_gampen.training.data import ALL, Batch, TrainingSet, drawn_shifts, moved, turned
 from survey_gampen.training.memory import Parts, room
-from survey_gampen.training.noise import kernel
-from survey_gampen.training.population import Population, half_light_radius
-from survey_gampen.training.simulate import PARTS_FLUX, read_settings, read_truth
 
 #: Images whose noise comes from one generator, if that many are next to each other in a batch.
 _NOISE_BLOCK = 16
@@ -136,7 +136,7 @@ def _normals(
     """Normal deviates (n, y, x), drawn by the block from the seed of the block's first image.
 
     Smoothed, and of unit variance still, where `correlation` > 0, as
-    :func:`survey_gampen.training.noise.smoothed` does.
+    :func:`survey_gampen.simulation.noise.smoothed` does.
     """
     noise = torch.empty(shape, device=device)
     generator = torch.Generator(device)

@@ -8,6 +8,7 @@ from typing import Any
 
 from survey_gampen import tomlfile
 from survey_gampen.errors import InputError
+from survey_gampen.model.presets import Architecture
 from survey_gampen.model.targets import FORMS
 
 _RECIPES = Path(__file__).parent / "recipes"
@@ -43,11 +44,22 @@ def load_recipe(name_or_path: str, **changes: Any) -> dict[str, Any]:
         value = recipe.get(key, recipe["optimiser"].get(key))
         if value not in known:
             raise InputError(f"{key} of a recipe is {' or '.join(known)}, not {value!r}")
-    if not 0 <= recipe["dropout_rate"] < 1:
-        raise InputError(f"a dropout rate is 0 or more and below 1, not {recipe['dropout_rate']:g}")
+    for factor in (1.0, *recipe["dropout_layers"]):
+        if not 0 <= (rate := recipe["dropout_rate"] * factor) < 1:
+            raise InputError(f"a dropout rate is 0 or more and below 1, not {rate:g}")
     if not 0 <= recipe["shift"] <= _MOST_SHIFT:
         raise InputError(f"shift is 0 to {_MOST_SHIFT} pixels, not {recipe['shift']}")
     return recipe
+
+
+def site_rates(recipe: dict[str, Any], arch: Architecture) -> list[float]:
+    """Dropout rate at each site of a network.
+
+    Layers before the first dropout of the shipped presets, which drop nothing but where
+    ``dropout="everywhere"``, have no factor of their own.
+    """
+    before = [1.0] * 5 if arch.dropout == "everywhere" else []
+    return [recipe["dropout_rate"] * factor for factor in recipe["dropout_layers"] + before]
 
 
 def learning_share(progress: float, settings: dict[str, Any]) -> float:

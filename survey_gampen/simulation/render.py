@@ -1,7 +1,7 @@
 """Galaxies to pixels, with GalSim.
 
 Images are rendered without noise; noise is added by
-:func:`survey_gampen.training.noise.add_noise`, once for a simulated survey, or anew each time a
+:func:`survey_gampen.simulation.noise.add_noise`, once for a simulated survey, or anew each time a
 training step sees the image.
 """
 
@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from survey_gampen.errors import InputError
-from survey_gampen.training.population import Galaxy, Population, Profile
-from survey_gampen.training.realgalaxies import RealGalaxies
+from survey_gampen.simulation.population import Galaxy, Population, Profile
+from survey_gampen.simulation.realgalaxies import RealGalaxies
 
 try:
     import galsim

@@ -19,9 +19,9 @@ import numpy as np
 
 from survey_gampen.commit import replace as replace_file
 from survey_gampen.errors import InputError
-from survey_gampen.training.noise import Field
-from survey_gampen.training.population import Galaxy, Population, completed
-from survey_gampen.training.skynoise import measure_sky, read_sky, write_sky
+from survey_gampen.simulation.noise import Field
+from survey_gampen.simulation.population import Galaxy, Population, completed
+from survey_gampen.simulation.skynoise import measure_sky, read_sky, write_sky
 
 #: Which piece of sky galaxy i has is keyed by i plus this.
 _SKY_STREAM = 1 << 44
@@ -42,7 +42,7 @@ def describe(
     InputError
         If a PSF or the catalogue of real galaxies cannot be read.
     """
-    from survey_gampen.training.render import load_psfs
+    from survey_gampen.simulation.render import load_psfs
 
     load_psfs(psfs, population["pixel_scale"])
     settings = {
@@ -54,7 +54,7 @@ def describe(
     if sky:
         settings["sky"] = [str(p.resolve()) for p in sky]
     if real_galaxies is not None:
-        from survey_gampen.training.realgalaxies import find_catalog
+        from survey_gampen.simulation.realgalaxies import find_catalog
 
         settings["real_galaxies"] = str(find_catalog(real_galaxies))
     return settings
@@ -89,7 +89,7 @@ def measure(
     settings : dict
         From :func:`describe`.
     compute, profile
-        :func:`survey_gampen.training.pool.compute` and the cluster profile it takes.
+        :func:`survey_gampen.pool.compute` and the cluster profile it takes.
     begin : callable
         Called once the sky is known to be good: prepares the folder `out`.
 
@@ -111,7 +111,7 @@ def measure(
             f"{len(pieces)} pieces of sky, noise {min(sigma):.3g} to {max(sigma):.3g} nJy a pixel"
         )
     if catalog := settings.get("real_galaxies"):
-        from survey_gampen.training import realgalaxies as real
+        from survey_gampen.simulation import realgalaxies as real
 
         blocks = range(real.count_blocks(Path(catalog)))
         missing = [b for b in blocks if not real.block_file(out, b).exists()]
@@ -131,12 +131,12 @@ class Ingredients:
     settings : dict
         From :func:`describe`.
     folding : float
-        As :class:`survey_gampen.training.render.Renderer` has it.
+        As :class:`survey_gampen.simulation.render.Renderer` has it.
     """
 
     def __init__(self, out: Path, settings: dict[str, Any], folding: float) -> None:
-        from survey_gampen.training.realgalaxies import RealGalaxies
-        from survey_gampen.training.render import Renderer, load_psfs
+        from survey_gampen.simulation.realgalaxies import RealGalaxies
+        from survey_gampen.simulation.render import Renderer, load_psfs
 
         self.seed: int = settings["seed"]
         self.population = Population(settings["population"])

@@ -22,11 +22,11 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from survey_gampen.errors import InputError
-from survey_gampen.training.ingredients import check_same, describe, ingredients, measure
-from survey_gampen.training.noise import add_noise
-from survey_gampen.training.pool import compute, one_a_core
-from survey_gampen.training.population import Galaxy, Population
-from survey_gampen.training.rows import publish_rows
+from survey_gampen.pool import compute, one_a_core
+from survey_gampen.simulation.ingredients import check_same, describe, ingredients, measure
+from survey_gampen.simulation.noise import add_noise
+from survey_gampen.simulation.population import Galaxy, Population
+from survey_gampen.simulation.rows import publish_rows
 
 BLOCK = 128
 #: Flux of disk and bulge in the *parts* form [ADU]: peaks stay far below the largest half
@@ -76,7 +76,7 @@ def main(
 
 def simulate_block(out: str, block: int) -> int:
     """Simulate one block; returns its number of galaxies. Runs without Dask too."""
-    from survey_gampen.training.render import EXACT, FAST
+    from survey_gampen.simulation.render import EXACT, FAST
 
     settings = read_settings(Path(out))
     made_of = ingredients(out, settings, FAST if settings["parts"] else EXACT)

@@ -3,7 +3,7 @@
 A catalogue in GalSim's layout holds stamps of galaxies seen by HST, with their PSFs. The stamp is
 deconvolved, enlarged, turned, scaled to the drawn magnitude and seen through the simulated PSF
 (Mandelbaum et al. 2012, MNRAS 420, 1518). Its truth is measured once: bulge and disk by a fit
-(:mod:`survey_gampen.training.bulgedisk`), and the circle that holds half the light of the stamp.
+(:mod:`survey_gampen.simulation.bulgedisk`), and the circle that holds half the light of the stamp.
 
 A galaxy is enlarged (or made smaller) to the radius that the population draws, but never so far
 that HST's own PSF would come out wider than the simulated one: beyond, the deconvolution shows. The
@@ -27,9 +27,9 @@ import pyarrow.parquet as pq
 from astropy.io import fits
 
 from survey_gampen.errors import InputError
-from survey_gampen.training.bulgedisk import decompose
-from survey_gampen.training.population import Galaxy, RealImage
-from survey_gampen.training.rows import publish_rows
+from survey_gampen.simulation.bulgedisk import decompose
+from survey_gampen.simulation.population import Galaxy, RealImage
+from survey_gampen.simulation.rows import publish_rows
 
 try:
     import galsim

@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from survey_gampen.commit import publish
 from survey_gampen.commit import replace as replace_file
 from survey_gampen.errors import InputError
-from survey_gampen.training.ingredients import check_same, describe, ingredients, measure
-from survey_gampen.training.noise import add_noise
-from survey_gampen.training.pool import compute, one_a_core
-from survey_gampen.training.population import Galaxy, Population
-from survey_gampen.training.rows import publish_rows
-from survey_gampen.training.simulate import truth_table
+from survey_gampen.pool import compute, one_a_core
+from survey_gampen.simulation.ingredients import check_same, describe, ingredients, measure
+from survey_gampen.simulation.noise import add_noise
+from survey_gampen.simulation.population import Galaxy, Population
+from survey_gampen.simulation.rows import publish_rows
+from survey_gampen.simulation.simulate import truth_table
 
 #: Numbers of the mask planes in HSC coadds (Bosch et al. 2018, PASJ 70, S5; read off PDR files).
 MASK_PLANES = {
@@ -137,7 +137,7 @@ def _prepare(out: Path, settings: dict[str, Any]) -> None:
 
 def make_tile(field: Field, tile_start: int) -> None:
     """Render one tile, and publish it and then its truth. Runs without Dask too."""
-    from survey_gampen.training.render import EXACT
+    from survey_gampen.simulation.render import EXACT
 
     made_of = ingredients(field.out, field.settings, EXACT)
     population, renderer, seed = made_of.population, made_of.renderer, made_of.seed

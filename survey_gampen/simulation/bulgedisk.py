@@ -19,7 +19,7 @@ from scipy import fft
 from scipy.optimize import least_squares
 from scipy.special import gamma, gammaincinv
 
-from survey_gampen.training.population import light_within
+from survey_gampen.simulation.population import light_within
 
 #: Sersic indices of disk and bulge.
 INDICES = (1.0, 4.0)
@@ -69,7 +69,7 @@ def decompose(image: Array, psf: Array, sigma: float) -> Decomposition:
     The half-light radius is residual-corrected (Szomoru et al. 2010, ApJ 714, L244): the light in
     a circle is that of the model before the PSF plus what the model with PSF leaves of the image.
     Where the model fits, that is its own half-light radius, as
-    :func:`survey_gampen.training.population.half_light_radius` has it; where it does not (arms,
+    :func:`survey_gampen.simulation.population.half_light_radius` has it; where it does not (arms,
     clumps), the image counts. Half is half of the stamp's light: what lies beyond the stamp is
     not seen, and not rendered either.
 

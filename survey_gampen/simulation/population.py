@@ -17,7 +17,7 @@ from scipy.special import gammainc, gammaincinv
 
 from survey_gampen import tomlfile
 from survey_gampen.errors import InputError
-from survey_gampen.training.noise import Field, field_of
+from survey_gampen.simulation.noise import Field, field_of
 
 _SHIPPED = Path(__file__).parent / "populations"
 

@@ -1,0 +1,1 @@
+"""Galaxies with known truth: populations, light, noise, cutouts and whole tiles."""
