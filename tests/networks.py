@@ -22,6 +22,7 @@ def tiny(**changes: object) -> Architecture:
         "localisation": (4, 6, 8),
         "convolutions": (8, 16, 24, 16, 16),
         "hidden": (24, 16),
+        "orientations": 1,  # eight of them take eight times as long where passes are few
     }
     return architecture("survey", **(widths | changes))
 

@@ -3,18 +3,29 @@
 Bulge-to-total ratio, half-light radius and flux do not depend on how a galaxy lies on the sky, and
 the eight symmetries of the square map pixels onto pixels. A network learns that from turned
 examples, but never exactly: what is left differs from one orientation to the next, and the mean
-over them is nearer to the truth (Dieleman et al. 2015, MNRAS 450, 1441, on Galaxy Zoo). So pass k
-sees every galaxy in orientation ``k mod 8``. That costs nothing a pass: what comes before the
-first dropout is computed once an orientation rather than once.
+over them is nearer to the truth (Dieleman et al. 2015, MNRAS 450, 1441, on Galaxy Zoo).
+
+The network that is meant is therefore the mean over orientations. Under the masks of pass k it
+would cost eight passes. But how orientations differ hardly depends on the masks, so that one pass
+and the differences without dropout, which are the same for all passes, are enough::
+
+    mean over o of f_k(x_o)  =  f_k(x_p) - f_0(x_p) + mean over o of f_0(x_o),    p = k mod 8
+
+with f_0 the network without dropout and x_o the image in orientation o. Of the outputs, the
+predicted means are so corrected; the predicted covariance is that of f_k(x_p).
 """
 
 from __future__ import annotations
+
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 #: Numbers of orientations there are: as it lies; turned; turned and mirrored.
 COUNTS = (1, 4, 8)
+#: Outputs that are predicted means.
+_MEANS = 3
 
 
 def oriented(images: Tensor, k: int, count: int) -> Tensor:
@@ -34,3 +45,27 @@ def oriented(images: Tensor, k: int, count: int) -> Tensor:
     if mirrored:
         images = images.flip(-1)
     return images.contiguous()
+
+
+def corrections(undropped: Tensor, exact: Tensor) -> Tensor:
+    """What is to be added to the outputs of passes in each orientation.
+
+    Parameters
+    ----------
+    undropped : Tensor, (orientations, n, outputs)
+        Of the network without dropout, in the arithmetic of the passes: what rounding does to
+        these it does to passes too, and so it falls out.
+    exact : Tensor, (orientations, n, outputs)
+        The same in float32.
+
+    Returns
+    -------
+    Tensor, (orientations, n, outputs) float32
+        Zero for outputs that are no means.
+    """
+    means = exact[..., :_MEANS]
+    # Added up one by one, so that no library chooses the order of the sum.
+    centre = reduce(torch.add, means.unbind()) / len(means)
+    correction = torch.zeros_like(exact)
+    correction[..., :_MEANS] = centre - undropped[..., :_MEANS]
+    return correction

@@ -5,7 +5,8 @@ and is computed once for these. Then for each pass, and for all galaxies of a ba
 rest: multiply with the pass's mask, convolve, pool, ReLU. That part runs at the rate of the
 device's dense matrix products, and the code around it is there to stay out of their way: masks are
 unpacked once a pass for the whole batch, activations lie channels last, and what can be done in
-place is.
+place is. Its rounding falls out in the mean: each pass is used as a deviation from the network
+without dropout, which is computed in float32 as well (:mod:`survey_gampen.model.orientations`).
 
 A galaxy's draws depend on its pixels, its key, the seed and the number of the pass only. Batches
 are padded to one shape, so every galaxy meets the same kernels; the tests move one through every
@@ -26,10 +27,10 @@ from torch import Tensor
 from survey_gampen.model.checkpoint import Checkpoint
 from survey_gampen.model.dropout import PackedMasks, noise_words
 from survey_gampen.model.head import gaussian_parts
-from survey_gampen.model.network import Block, Gampen
-from survey_gampen.model.orientations import oriented
+from survey_gampen.model.network import Gampen
+from survey_gampen.model.orientations import corrections, oriented
 from survey_gampen.model.philox import normals
-from survey_gampen.posterior.layers import MaskedLayer, make_rowwise
+from survey_gampen.posterior.layers import Tail, make_rowwise
 from survey_gampen.posterior.settings import DTYPES, EngineSettings, honour, use_threads
 
 #: Galaxies whose deterministic part is computed at once. The localisation network of the largest
@@ -99,7 +100,7 @@ class Engine:
         self.device = honour(self.settings)
         self.targets = checkpoint.targets
         self.passes = passes
-        self.orientations = min(checkpoint.config.orientations, passes)
+        self.orientations = checkpoint.config.orientations
         self.seed = seed
         self.dtype = DTYPES[precision]
         network: Gampen = copy.deepcopy(checkpoint.network).eval().requires_grad_(False)
@@ -109,9 +110,12 @@ class Engine:
         # runs once a pass, in float32.
         self.cached = network.dropout == "regression"
         self.masks = PackedMasks(seed, passes, network.site_shapes, network.rates, self.device)
-        self.layers = [
-            MaskedLayer(block, network.rates[block.site], self.dtype) for block in _blocks(network)
-        ]
+        self.tail = Tail(network, network.rates, self.dtype)
+        # Without dropout: in float32, and in the arithmetic of the passes.
+        none = [0.0] * len(network.rates)
+        self.exact = Tail(network, none, torch.float32)
+        exactly = self.dtype == torch.float32
+        self.undropped = self.exact if exactly else Tail(network, none, self.dtype)
         make_rowwise(network)
 
     def draws(self, images: NDArray[np.float32], keys: NDArray[np.uint64]) -> Draws:
@@ -137,16 +141,14 @@ class Engine:
             pixels = torch.zeros((batch, *images.shape[1:]), dtype=torch.float32)
             pixels[:n] = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
             pixels = pixels.to(self.device)
-            features, theta = self._prefix(pixels)
-            novelty = None
-            if self.novelty is not None:
-                novelty = self.novelty.score(self._hidden(features, theta)[:n])
+            seen = [self._prefix(self._seen(pixels, k)) for k in range(self.orientations)]
+            hidden = [self.exact.hidden(*prefix) for prefix in seen]
+            novelty = self.novelty.score(hidden[0][:n]) if self.novelty else None
+            exact = torch.stack([self.exact.last(x) for x in hidden])
             if self.cached:
-                others = range(1, self.orientations)
-                turned = (self._prefix(self._seen(pixels, k)) for k in others)
-                outputs = self._cached([(features, theta), *turned])
+                outputs, theta = self._cached(seen, exact), seen[0][1]
             else:
-                outputs, theta = self._everywhere(pixels)
+                outputs, theta = self._everywhere(pixels, exact)
             # Padding is dropped here: what follows works element by element.
             scaled = self._noisy(outputs[:n], keys)
             physical = self.targets.to_physical(scaled)
@@ -158,39 +160,37 @@ class Engine:
         parts = [self.network.prefix(chunk) for chunk in pixels.split(PREFIX_CHUNK)]
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
-    def _hidden(self, features: Tensor, theta: Tensor) -> Tensor:
-        """What the last block sees without dropout, in float32."""
-        chunks = zip(features.split(PREFIX_CHUNK), theta.split(PREFIX_CHUNK), strict=True)
-        return torch.cat([self.network.hidden(*chunk) for chunk in chunks])
-
     def _seen(self, pixels: Tensor, k: int) -> Tensor:
         """Images as pass k sees them."""
-        return oriented(pixels, k, self.network.arch.orientations)
+        return oriented(pixels, k, self.orientations)
 
-    def _cached(self, prefixes: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """Outputs (batch, passes, outputs), from features and crops in each orientation."""
-        prepared = [
-            (
-                features.to(self.dtype, memory_format=torch.channels_last),
-                [layer.bias_with(theta) for layer in self.layers],
-            )
-            for features, theta in prefixes
-        ]
-        outputs = self._empty(len(prefixes[0][0]))
+    def _cached(self, seen: list[tuple[Tensor, Tensor]], exact: Tensor) -> Tensor:
+        """Outputs (batch, passes, outputs).
+
+        Parameters
+        ----------
+        seen : list of (features, theta)
+            From :meth:`_prefix`, for each orientation.
+        exact : Tensor, (orientations, batch, outputs)
+            What comes out without dropout, in float32.
+        """
+        undropped = torch.stack([self.undropped(*prefix) for prefix in seen])
+        added = corrections(undropped, exact)
+        prepared = [self.tail.prepared(*prefix) for prefix in seen]
+        outputs = self._empty(exact.shape[1])
         for k in range(self.passes):
-            features, biases = prepared[k % len(prepared)]
-            x = features
-            masks = self.masks.unpack(k, self.dtype)
-            for layer, bias, mask in zip(self.layers, biases, masks, strict=True):
-                x = layer(x, bias, mask, overwrite=x is not features)
-            outputs[:, k] = x
+            p = k % self.orientations
+            outputs[:, k] = (
+                self.tail.masked(prepared[p], self.masks.unpack(k, self.dtype)) + added[p]
+            )
         return outputs
 
-    def _everywhere(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def _everywhere(self, pixels: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs, and transformations (batch, 2, 3): the whole network in each pass."""
+        added = corrections(exact, exact)
         outputs = self._empty(len(pixels))
         theta = torch.zeros((len(pixels), 2, 3), device=self.device)
-        n_blocks, upright = len(self.layers), range(0, self.passes, self.orientations)
+        n_blocks, upright = len(self.network.blocks), range(0, self.passes, self.orientations)
         for k in range(self.passes):
             masks = _scaled(self.masks.unpack(k, torch.float32), self.masks.rates)
             for part in torch.arange(len(pixels)).split(PREFIX_CHUNK):
@@ -198,6 +198,7 @@ class Engine:
                 seen = self._seen(pixels[where], k)
                 features, transform = self.network.prefix(seen, masks[n_blocks:])
                 outputs[where, k] = self.network.tail(features, transform, masks[:n_blocks])
+                outputs[where, k] += added[k % self.orientations, where]
                 if k in upright:
                     theta[where] += transform
         return outputs, theta / len(upright)
@@ -224,10 +225,6 @@ class Engine:
         area = theta[:, 0, 0] * theta[:, 1, 1] - theta[:, 0, 1] * theta[:, 1, 0]
         offset = theta[:, :, 2] * (arch.size / 2 * arch.pixel_scale)  # coordinates run -1 to 1
         return torch.cat([area.abs().sqrt().unsqueeze(1), offset], dim=1)
-
-
-def _blocks(network: Gampen) -> list[Block]:
-    return [block for block in network.blocks if isinstance(block, Block)]
 
 
 def _scaled(masks: Sequence[Tensor | None], rates: Sequence[float]) -> list[Tensor | None]:

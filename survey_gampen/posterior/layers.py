@@ -8,11 +8,13 @@ and its kernels treat all images alike (as do the bfloat16 products): see the te
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from survey_gampen.model.network import Block
+from survey_gampen.model.network import Block, Gampen
 
 
 class RowwiseLinear(nn.Module):
@@ -109,3 +111,55 @@ class MaskedLayer:
         if self.pooled:
             x = F.max_pool2d(x, 3, 2)
         return x.relu_() if self.relu else x
+
+
+#: Features of the first block, and the biases of all layers.
+Prepared = tuple[Tensor, list[Tensor]]
+
+
+class Tail:
+    """All that comes after the first dropout, in one arithmetic: a fast :meth:`Gampen.tail`.
+
+    Parameters
+    ----------
+    network : Gampen
+    rates : sequence of float
+        Dropout rate of each block's input.
+    dtype : torch.dtype
+        As :class:`MaskedLayer` has it.
+    """
+
+    def __init__(self, network: Gampen, rates: Sequence[float], dtype: torch.dtype) -> None:
+        blocks = [block for block in network.blocks if isinstance(block, Block)]
+        self.layers = [MaskedLayer(block, rates[block.site], dtype) for block in blocks]
+        self.dtype = dtype
+
+    def prepared(self, features: Tensor, theta: Tensor) -> Prepared:
+        """What all passes of these galaxies share; arguments from :meth:`Gampen.prefix`."""
+        features = features.to(self.dtype, memory_format=torch.channels_last)
+        return features, [layer.bias_with(theta) for layer in self.layers]
+
+    def masked(self, prepared: Prepared, masks: Sequence[Tensor | None]) -> Tensor:
+        """Outputs (n, outputs) under masks of 0 and 1, one a block."""
+        return self._through(prepared, masks, len(self.layers))
+
+    def hidden(self, features: Tensor, theta: Tensor) -> Tensor:
+        """What the last layer sees without dropout."""
+        prepared = self.prepared(features, theta)
+        return self._through(prepared, [None] * len(self.layers), len(self.layers) - 1)
+
+    def last(self, hidden: Tensor) -> Tensor:
+        """Outputs (n, outputs) from what the last layer sees, without dropout."""
+        layer = self.layers[-1]
+        return layer(hidden, layer.bias, None, overwrite=False)
+
+    def __call__(self, features: Tensor, theta: Tensor) -> Tensor:
+        """Outputs (n, outputs) without dropout."""
+        return self.last(self.hidden(features, theta))
+
+    def _through(self, prepared: Prepared, masks: Sequence[Tensor | None], n: int) -> Tensor:
+        features, biases = prepared
+        x = features
+        for layer, bias, mask in zip(self.layers[:n], biases[:n], masks[:n], strict=True):
+            x = layer(x, bias, mask, overwrite=x is not features)
+        return x

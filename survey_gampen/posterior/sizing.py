@@ -67,7 +67,7 @@ def resolve_engine(
 
 
 def measure_speed(checkpoint: Checkpoint, settings: EngineSettings, passes: int = _PASSES) -> Speed:
-    """Time a full batch with few passes and with `passes` more; the difference is their time."""
+    """Time a full batch with one pass and with `passes` more; the difference is their time."""
     side = checkpoint.config.size
     images = np.random.default_rng(0).normal(0, 3, (settings.batch, side, side)).astype(np.float32)
     keys = np.arange(settings.batch, dtype=np.uint64)
@@ -78,8 +78,7 @@ def measure_speed(checkpoint: Checkpoint, settings: EngineSettings, passes: int 
         summarise(engine.draws(images, keys))  # ends on the host, so a GPU has finished
         return (time.perf_counter() - begun) / settings.batch
 
-    few = checkpoint.config.orientations  # so that all are prepared both times
-    seconds(few)  # the first time loads kernels
-    shorter, longer = seconds(few), seconds(few + passes)
-    per_pass = max(longer - shorter, 1e-3 * longer) / passes
-    return Speed(max(0.0, shorter - few * per_pass), per_pass)
+    seconds(1)  # the first time loads kernels
+    few, more = seconds(1), seconds(1 + passes)
+    per_pass = max(more - few, 1e-3 * more) / passes
+    return Speed(max(0.0, few - per_pass), per_pass)

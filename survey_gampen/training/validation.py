@@ -10,7 +10,7 @@ from torch import Tensor
 
 from survey_gampen.model.head import negative_log_likelihood, predicted
 from survey_gampen.model.network import Gampen
-from survey_gampen.model.orientations import oriented
+from survey_gampen.model.orientations import corrections, oriented
 from survey_gampen.model.targets import Targets
 from survey_gampen.training.data import Batch
 from survey_gampen.training.metrics import nmad
@@ -79,8 +79,11 @@ def outputs(network: Gampen, data: Batch, passes: int) -> Tensor:
             with torch.autocast(device.type, torch.bfloat16):
                 count = network.arch.orientations
                 seen = [network.prefix(oriented(image, k, count)) for k in range(count)]
+                undropped = torch.stack([network.tail(*prefix) for prefix in seen]).float()
+                added = corrections(undropped, undropped)
                 outs = [
                     network.tail(*seen[k % count], network.random_masks(1, image))
+                    + added[k % count]
                     for k in range(passes)
                 ]
             found.append(torch.stack(outs, 1).float().cpu())
