@@ -49,6 +49,7 @@ def residual_figure(
             fontsize=9,
         )
         top.set_xlabel(f"mode - truth, {label}")
+        top.locator_params(axis="x", nbins=5)
         bottom.scatter(magnitude, left, s=4, alpha=0.4, color="#4878a8", linewidths=0)
         bottom.axhline(0, color="k", lw=0.8)
         bottom.set(xlabel="magnitude", ylabel=f"mode - truth, {label}", ylim=(-2 * span, 2 * span))
