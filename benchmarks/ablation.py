@@ -24,7 +24,7 @@ from rich.table import Table
 
 from survey_gampen.model.checkpoint import save_checkpoint
 from survey_gampen.model.network import Gampen
-from survey_gampen.model.presets import architecture
+from survey_gampen.model.presets import PRESETS, architecture
 from survey_gampen.model.targets import Targets
 from survey_gampen.training.loop import Training
 from survey_gampen.training.parts import PartsSet
@@ -57,7 +57,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
         1.0,
     ),
     "GaMorNet's widths": (
-        {"convolutions": (96, 256, 384, 384, 256), "hidden": (4096, 4096)},
+        {key: getattr(PRESETS["gamornet"], key) for key in ("convolutions", "hidden")},
         {},
         1.0,
     ),

@@ -14,6 +14,8 @@ import pytest
 from hypothesis import settings
 from smallrun import Sky, call
 
+from survey_gampen.training.parts import PartsSet
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # A busy machine is no failure: hypothesis judges examples, not their time.
@@ -26,6 +28,21 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     for item in items:
         if "realdata" in getattr(item, "fixturenames", ()):
             item.add_marker("realdata")
+
+
+@pytest.fixture(scope="session")
+def parts_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small set of parts, as ``simulate --parts`` makes them; not to be written to."""
+    pytest.importorskip("galsim", exc_type=ImportError)
+    from smallsim import make_parts
+
+    return make_parts(tmp_path_factory.mktemp("parts"))
+
+
+@pytest.fixture(scope="session")
+def parts(parts_folder: Path) -> PartsSet:
+    """That set, in memory."""
+    return PartsSet(parts_folder)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from survey_gampen.model.targets import PARAMETERS, Targets
 from survey_gampen.training import calibrate
 from survey_gampen.training.coverage import coverage, drawn
 from survey_gampen.training.parts import PartsSet
-from tests.smallsim import inline, make_init, make_parts
+from tests.smallsim import inline, make_init
 
 #: Narrow posteriors in the midst of their ranges.
 TARGETS = Targets(mean=(0.0, 0.5, 9.0), std=(0.05, 0.1, 0.2))
@@ -56,22 +56,16 @@ def test_the_judgement_is_fair() -> None:
     assert right["deviation"] < 0.03 < wide["deviation"]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("galsim", exc_type=ImportError)
-    return make_parts(tmp_path_factory.mktemp("parts"))
-
-
 @pytest.fixture
-def init(tmp_path: Path, folder: Path) -> str:
-    return make_init(tmp_path / "init.safetensors", PartsSet(folder))
+def init(tmp_path: Path, parts_folder: Path) -> str:
+    return make_init(tmp_path / "init.safetensors", PartsSet(parts_folder))
 
 
 CHANGES = {"epochs": 1, "validation": 16, "batch": 8, "passes": 2}
 
 
 def test_the_verb_compares_rates_and_goes_on(
-    folder: Path,
+    parts_folder: Path,
     init: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -87,7 +81,7 @@ def test_the_verb_compares_rates_and_goes_on(
 
     monkeypatch.setattr(calibrate, "compute", half)
     out = tmp_path / "out"
-    arguments = ("survey", folder, out, [0.2, 0.001])
+    arguments = ("survey", parts_folder, out, [0.2, 0.001])
     with pytest.raises(KeyboardInterrupt):
         calibrate.main(*arguments, init=init, **CHANGES)
     assert calibrate.main(*arguments, init=init, **CHANGES) == 0
@@ -104,9 +98,9 @@ def test_the_verb_compares_rates_and_goes_on(
 
 
 @pytest.mark.slow
-def test_rates_are_tasks_of_a_cluster(folder: Path, init: str, tmp_path: Path) -> None:
+def test_rates_are_tasks_of_a_cluster(parts_folder: Path, init: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert calibrate.main("survey", folder, out, [0.2, 0.001], init=init, **CHANGES) == 0
+    assert calibrate.main("survey", parts_folder, out, [0.2, 0.001], init=init, **CHANGES) == 0
     for rate in ("0.001", "0.2"):
         assert (out / f"rate-{rate}" / "model.safetensors").exists()
 

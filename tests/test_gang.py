@@ -22,7 +22,7 @@ from survey_gampen.errors import InputError
 from survey_gampen.training import train
 from survey_gampen.training.parts import PartsSet
 from survey_gampen.training.ranks import Ranks
-from tests.smallsim import make_init, make_parts
+from tests.smallsim import make_init
 
 pytest.importorskip("galsim", exc_type=ImportError)
 
@@ -31,13 +31,8 @@ CHANGES: dict[str, Any] = {"validation": 8, "batch": 32, "passes": 2}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_parts(tmp_path_factory.mktemp("parts"))
-
-
-@pytest.fixture(scope="module")
-def init(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> str:
-    return make_init(tmp_path_factory.mktemp("init") / "init.safetensors", PartsSet(folder))
+def init(tmp_path_factory: pytest.TempPathFactory, parts_folder: Path) -> str:
+    return make_init(tmp_path_factory.mktemp("init") / "init.safetensors", PartsSet(parts_folder))
 
 
 @pytest.fixture(scope="module")
@@ -81,20 +76,24 @@ def close(a: list[dict[str, float]], b: list[dict[str, float]]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory, folder: Path, init: str, recipe: Path) -> Any:
+def calm(
+    tmp_path_factory: pytest.TempPathFactory, parts_folder: Path, init: str, recipe: Path
+) -> Any:
     """The loss curve of one process that nobody disturbs."""
     out = tmp_path_factory.mktemp("calm") / "out"
-    train.main(str(recipe), folder, out, init=init)
+    train.main(str(recipe), parts_folder, out, init=init)
     return history(out)
 
 
 class Client:
     """`survey-gampen train` on two ranks, in a process of its own."""
 
-    def __init__(self, recipe: Path, folder: Path, out: Path, init: str, profile: Path) -> None:
+    def __init__(
+        self, recipe: Path, parts_folder: Path, out: Path, init: str, profile: Path
+    ) -> None:
         self.out = out
         self.words = [sys.executable, "-m", "survey_gampen.cli", "train", str(recipe)]
-        self.words += ["--data", str(folder), "--out", str(out), "--init", init]
+        self.words += ["--data", str(parts_folder), "--out", str(out), "--init", init]
         self.words += ["--cluster", str(profile), "--ranks", "2"]
         self.begin()
 
@@ -118,8 +117,8 @@ class Client:
 
 
 @pytest.fixture
-def client(recipe: Path, folder: Path, tmp_path: Path, init: str, two: Path) -> Any:
-    client = Client(recipe, folder, tmp_path / "out", init, two)
+def client(recipe: Path, parts_folder: Path, tmp_path: Path, init: str, two: Path) -> Any:
+    client = Client(recipe, parts_folder, tmp_path / "out", init, two)
     yield client
     client.process.kill()
     client.process.communicate()
@@ -156,14 +155,14 @@ def test_a_killed_client_loses_an_epoch_at_most(client: Client, calm: Any) -> No
     assert close(history(client.out), calm)
 
 
-def test_a_batch_that_cannot_be_shared(folder: Path, tmp_path: Path) -> None:
+def test_a_batch_that_cannot_be_shared(parts_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="28 images can't be shared evenly by 3 ranks"):
         Ranks(0, 3).share(28)
     with pytest.raises(InputError, match="64 images can't be shared evenly by 3 ranks"):
-        train.main("survey", folder, tmp_path / "out", ranks=3)
+        train.main("survey", parts_folder, tmp_path / "out", ranks=3)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_profile_with_too_few_workers(folder: Path, tmp_path: Path, two: Path) -> None:
+def test_a_profile_with_too_few_workers(parts_folder: Path, tmp_path: Path, two: Path) -> None:
     with pytest.raises(InputError, match="has 2 workers: give fewer --ranks"):
-        train.main("survey", folder, tmp_path / "out", cluster=str(two), ranks=4)
+        train.main("survey", parts_folder, tmp_path / "out", cluster=str(two), ranks=4)

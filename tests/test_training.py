@@ -25,21 +25,11 @@ from survey_gampen.training.ranks import Ranks
 from survey_gampen.training.recipe import load_recipe
 from survey_gampen.training.watch import Watch
 from tests.networks import make_checkpoint, tiny
-from tests.smallsim import SIZE, N, make_init, make_parts
+from tests.smallsim import SIZE, N, make_init
 
 pytest.importorskip("galsim", exc_type=ImportError)
 
 VALIDATION = 16
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_parts(tmp_path_factory.mktemp("parts"))
-
-
-@pytest.fixture(scope="module")
-def parts(folder: Path) -> PartsSet:
-    return PartsSet(folder)
 
 
 @pytest.fixture
@@ -303,30 +293,30 @@ def test_a_loss_that_runs_away_is_told(train: Callable[..., Training]) -> None:
 
 
 def test_the_verb_trains(
-    tmp_path: Path, folder: Path, init: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, parts_folder: Path, init: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changes = {"epochs": 1, "validation": VALIDATION, "batch": 8, "passes": 2}
     out = tmp_path / "out"
-    assert verb.main("survey", folder, out, init=init, **changes) == 0
+    assert verb.main("survey", parts_folder, out, init=init, **changes) == 0
     told = capsys.readouterr().out
     assert f"{N} galaxies, 0.0061 GB of parts: in memory" in told
     assert "epoch 1/1: training_loss" in told
-    assert verb.main("survey", folder, out, init=init, memory="stream", **changes) == 0
-    assert f"parts: read from {folder} as they are wanted\n" in capsys.readouterr().out
+    assert verb.main("survey", parts_folder, out, init=init, memory="stream", **changes) == 0
+    assert f"parts: read from {parts_folder} as they are wanted\n" in capsys.readouterr().out
     assert load_checkpoint(out / "model.safetensors").config.size == SIZE
     with pytest.raises(InputError, match="no device 'tpu': choose cpu or cuda"):
-        verb.main("survey", folder, out, device="tpu")
+        verb.main("survey", parts_folder, out, device="tpu")
     if not torch.cuda.is_available():
         with pytest.raises(OutsideFault, match="there is no GPU here"):
-            verb.main("survey", folder, out, device="cuda")
+            verb.main("survey", parts_folder, out, device="cuda")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_it_learns_on_a_gpu(
-    tmp_path: Path, folder: Path, recipe: dict[str, Any], init: str
+    tmp_path: Path, parts_folder: Path, recipe: dict[str, Any], init: str
 ) -> None:  # pragma: no cover - depends on the machine
     def start() -> Training:
-        return Training(recipe, PartsSet(folder, "cuda"), tmp_path / "out", init)
+        return Training(recipe, PartsSet(parts_folder, "cuda"), tmp_path / "out", init)
 
     training = start()
     before = training.validate()

@@ -19,21 +19,11 @@ from survey_gampen.training import memory
 from survey_gampen.training import parts as parts_module
 from survey_gampen.training.data import moved, turned
 from survey_gampen.training.parts import PartsSet
-from tests.smallsim import SIZE, N, inline, make_parts
+from tests.smallsim import SIZE, N, inline
 
 ADU = Population.load("hsc-wide").unit  # in nJy
 
 pytest.importorskip("galsim", exc_type=ImportError)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_parts(tmp_path_factory.mktemp("parts"))
-
-
-@pytest.fixture(scope="module")
-def parts(folder: Path) -> PartsSet:
-    return PartsSet(folder)
 
 
 class FixedLight(Population):
@@ -179,8 +169,8 @@ def test_a_shift_moves_the_light_and_changes_nothing_else(
     assert len(found) > 12
 
 
-def test_images_from_the_disk_are_those_from_memory(folder: Path, parts: PartsSet) -> None:
-    streamed = PartsSet(folder, memory="stream")
+def test_images_from_the_disk_are_those_from_memory(parts_folder: Path, parts: PartsSet) -> None:
+    streamed = PartsSet(parts_folder, memory="stream")
     assert (parts.streams, streamed.streams) == (False, True)
     order = {"batch": 32, "seed": 3, "epoch": 1, "shift": 1}
     for share in (slice(None), slice(16, 32)):
@@ -190,23 +180,25 @@ def test_images_from_the_disk_are_those_from_memory(folder: Path, parts: PartsSe
             assert np.array_equal(a.truth, b.truth)
 
 
-def test_only_the_rows_of_a_share_are_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    streamed, taken = PartsSet(folder, memory="stream"), []
+def test_only_the_rows_of_a_share_are_read(
+    parts_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streamed, taken = PartsSet(parts_folder, memory="stream"), []
     take = streamed.parts.take
     monkeypatch.setattr(streamed.parts, "take", lambda rows: taken.append(rows) or take(rows))
     streamed.mix(np.arange(10, 20), np.random.default_rng(0), slice(4, 6))
     assert [rows.tolist() for rows in taken] == [[14, 15]]
 
 
-def test_what_fits_is_kept_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fits_is_kept_in_memory(parts_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = 2 * 3 * N * SIZE**2
-    assert not PartsSet(folder, most=size).streams
-    assert PartsSet(folder, most=size - 1).streams
-    told = PartsSet(folder, most=0).place
+    assert not PartsSet(parts_folder, most=size).streams
+    assert PartsSet(parts_folder, most=size - 1).streams
+    told = PartsSet(parts_folder, most=0).place
     assert told.endswith("as they are wanted, for 0 GB of memory are to spare")
-    assert PartsSet(folder, memory="resident", most=0).place.endswith("in memory")
+    assert PartsSet(parts_folder, memory="resident", most=0).place.endswith("in memory")
     with pytest.raises(InputError, match="memory is auto, resident or stream, not 'disk'"):
-        PartsSet(folder, memory="disk")
+        PartsSet(parts_folder, memory="disk")
 
     class Free:
         available = 1000
@@ -218,10 +210,12 @@ def test_what_fits_is_kept_in_memory(folder: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("how", ["resident", "stream"])
-def test_pixels_that_are_gone_are_no_dark_galaxies(folder: Path, tmp_path: Path, how: str) -> None:
+def test_pixels_that_are_gone_are_no_dark_galaxies(
+    parts_folder: Path, tmp_path: Path, how: str
+) -> None:
     """Zarr gives zeros where a file is missing."""
     copy = tmp_path / "parts"
-    shutil.copytree(folder, copy)
+    shutil.copytree(parts_folder, copy)
     streamed = PartsSet(copy, memory="stream")
     for name in ("disk", "bulge"):
         shutil.rmtree(copy / name / "c")
@@ -233,11 +227,11 @@ def test_pixels_that_are_gone_are_no_dark_galaxies(folder: Path, tmp_path: Path,
         use()
 
 
-def test_only_parts_that_are_complete_are_trained_on(tmp_path: Path, folder: Path) -> None:
+def test_only_parts_that_are_complete_are_trained_on(tmp_path: Path, parts_folder: Path) -> None:
     with pytest.raises(InputError, match="is no simulation"):
         PartsSet(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(simulate, "compute", inline)
-        simulate.main(str(folder.parent / "small.toml"), 2, tmp_path / "cutouts")
+        simulate.main(str(parts_folder.parent / "small.toml"), 2, tmp_path / "cutouts")
     with pytest.raises(InputError, match="simulate with --parts for training"):
         PartsSet(tmp_path / "cutouts")

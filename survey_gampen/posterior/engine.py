@@ -114,8 +114,9 @@ class Engine:
         # Without dropout: in float32, and in the arithmetic of the passes.
         none = [0.0] * len(network.rates)
         self.exact = Tail(network, none, torch.float32)
-        exactly = self.dtype == torch.float32
-        self.undropped = self.exact if exactly else Tail(network, none, self.dtype)
+        self.undropped = self.exact
+        if self.dtype != torch.float32:
+            self.undropped = Tail(network, none, self.dtype)
         make_rowwise(network)
 
     def draws(self, images: NDArray[np.float32], keys: NDArray[np.uint64]) -> Draws:
@@ -174,7 +175,9 @@ class Engine:
         exact : Tensor, (orientations, batch, outputs)
             What comes out without dropout, in float32.
         """
-        undropped = torch.stack([self.undropped(*prefix) for prefix in seen])
+        undropped = exact
+        if self.undropped is not self.exact:
+            undropped = torch.stack([self.undropped(*prefix) for prefix in seen])
         added = corrections(undropped, exact)
         prepared = [self.tail.prepared(*prefix) for prefix in seen]
         outputs = self._empty(exact.shape[1])
