@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,22 @@ def test_parts_add_up_to_the_galaxy(tmp_path: Path, population: str) -> None:
         assert np.abs(mixed - whole).max() < 2e-3 * whole.max()
         assert (np.abs(mixed - whole) / sigma).mean() < 0.02
         assert mixed.sum() == pytest.approx(whole.sum(), rel=2e-3)
+
+
+def test_a_neighbour_is_the_same_wherever_the_cutout_ends() -> None:
+    from survey_gampen.simulation.render import Renderer
+
+    chosen = Population.load("hsc-wide")
+    renderer = Renderer(chosen)
+    galaxy = next(g for g in (chosen.draw(0, i) for i in range(99)) if g.neighbours)
+    psf, half = renderer.psf(galaxy), 20
+    for x, y in ((half, 0.0), (-half - 3.4, half + 0.7), (half + 400.0, 0.0)):
+        neighbour = replace(galaxy.neighbours[0], half_light_radius=0.5, x=x, y=y)
+        small, large = renderer.canvas(2 * half + 1, 2 * half + 1), renderer.canvas(301, 301)
+        for canvas in (small, large):
+            renderer.add(canvas, (neighbour,), psf, stamp=True)
+        assert (small.array == large.array[130:171, 130:171]).all()
+        assert large.array.any() == small.array.any() == (x < 400)
 
 
 @pytest.mark.slow

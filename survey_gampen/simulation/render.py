@@ -166,18 +166,20 @@ class Renderer:
         self, canvas: Any, light: Any, place: tuple[float, float], psf: Any, stamp: bool
     ) -> None:
         profile = galsim.Convolve(light, psf, gsparams=self._params)
-        x, y = place
-        bounds = canvas.bounds
-        if stamp:
-            side = min(profile.getGoodImageSize(self.scale), 4 * self.size)
-            bounds &= galsim.BoundsI(
-                *(int(x) - side // 2, int(x) + side // 2, int(y) - side // 2, int(y) + side // 2)
-            )
-            if not bounds.isDefined():
-                return
-        profile.drawImage(
-            canvas[bounds], center=galsim.PositionD(x, y), scale=self.scale, add_to_image=True
-        )
+        centre = galsim.PositionD(*place)
+        if not stamp:
+            profile.drawImage(canvas, center=centre, scale=self.scale, add_to_image=True)
+            return
+        x, y = map(int, place)
+        half = min(profile.getGoodImageSize(self.scale), 4 * self.size) // 2
+        whole = galsim.BoundsI(x - half, x + half, y - half, y + half)
+        seen = whole & canvas.bounds
+        if not seen.isDefined():
+            return
+        # The whole stamp, though the canvas may cut it: GalSim takes a finer grid in Fourier space
+        # the farther a profile lies from the middle of what it draws.
+        drawn = profile.drawImage(galsim.ImageF(whole), center=centre, scale=self.scale)
+        canvas[seen] += drawn[seen]
 
     def _light(self, profile: Profile) -> Any:
         sersic = galsim.Sersic(
