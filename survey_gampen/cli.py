@@ -1,4 +1,4 @@
-"""The command line: verbs, nothing else. Those of the science side stand in `cli_science`.
+"""The command line: verbs, nothing else. More stand in `cli_science` and `cli_cluster`.
 
 Each verb imports what it needs when it is called, so that ``--help`` and a mistyped option answer
 at once.
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from survey_gampen import __version__, cli_science
+from survey_gampen import __version__, cli_cluster, cli_science
 from survey_gampen.cli_science import Verbs
 from survey_gampen.errors import GampenError, InputError, Interrupted
 
@@ -67,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     _add_status(verbs)
     _add_compact(verbs)
     _add_report(verbs)
+    cli_cluster.add_verbs(verbs)
     cli_science.add_verbs(verbs)
     _add_demo(verbs)
     return top

@@ -11,7 +11,7 @@ class                     meaning                                     exit code
 :class:`Interrupted`      stopped on request: run again to go on      75
 ========================  ==========================================  =========
 
-Two more never reach the user: what became of a worker, for those who give out the work.
+Three more never reach the user: what became of a worker, for those who give out the work.
 
 Every message is one line that says what to do. All of them travel through pickle between a
 worker and the client, so they carry plain values only.
@@ -64,3 +64,7 @@ class UnfitWorker(GampenError):
 
 class WorkerLost(GampenError):
     """The worker died under its task."""
+
+
+class WorkerLeaving(GampenError):
+    """Too little is left of the worker's job for this task: it was not begun."""

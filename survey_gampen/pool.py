@@ -6,34 +6,49 @@ import itertools
 import queue
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
-from distributed import Client, Future
+from distributed import Future
 from rich.console import Console
 from rich.progress import Progress
 
-from survey_gampen import cluster
+from survey_gampen.cluster import crew
+from survey_gampen.cluster.profile import Profile, cores, load_profile
+from survey_gampen.cluster.start import Cluster, start
 from survey_gampen.errors import OutsideFault, WorkerLost
 
 #: Workers that may die under one task.
 TRIES = 3
 
 
-def one_a_core(name: str, workers: int | None = None) -> cluster.Profile:
+def one_a_core(name: str, workers: int | None = None) -> Profile:
     """A cluster profile with `workers` workers, or one a core, where it says ``auto``."""
-    return cluster.load_profile(name, workers=workers or cluster.cores())
+    return load_profile(name, workers=workers or cores())
 
 
 def compute(
     function: Callable[..., Any],
     calls: Iterable[tuple[Any, ...]],
     what: str,
-    profile: cluster.Profile,
+    profile: Profile,
+    folder: Path,
 ) -> None:
     """Call `function` with each of `calls`, one at a time on each worker of a profile.
 
     `function` publishes its own result; nothing travels back. A call whose worker dies is made
     again elsewhere; the first that fails otherwise ends all.
+
+    Parameters
+    ----------
+    function : callable
+    calls : iterable of tuple
+        Its arguments.
+    what : str
+        What a call does, for the progress display.
+    profile : Profile
+    folder : Path
+        Where the results go; jobs of a batch system leave their logs there.
 
     Raises
     ------
@@ -43,17 +58,21 @@ def compute(
     todo = list(calls)
     if not todo:
         return
-    with cluster.start(profile) as client, _Count(len(todo), what) as count:
-        tasks = (_Task(client, function, number, call) for number, call in enumerate(todo))
+    with start(profile, folder) as cluster, _Count(len(todo), what) as count:
+        tasks = (_Task(cluster, function, number, call) for number, call in enumerate(todo))
         ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
         running = {
             task.begin(ended): task
             for task in itertools.islice(tasks, profile.window * profile.workers)
         }
         while running:
-            future = ended.get()
+            cluster.check()
+            try:
+                future = ended.get(timeout=1.0)
+            except queue.Empty:
+                continue
             task = running.pop(future)
-            outcome = cluster.outcome(future)
+            outcome = crew.outcome(future)
             if isinstance(outcome, WorkerLost) and task.tries < TRIES:
                 running[task.begin(ended)] = task
                 continue
@@ -68,19 +87,19 @@ def compute(
 
 class _Task:
     def __init__(
-        self, client: Client, function: Callable[..., Any], number: int, call: tuple[Any, ...]
+        self, cluster: Cluster, function: Callable[..., Any], number: int, call: tuple[Any, ...]
     ) -> None:
-        self._client, self._function, self._call = client, function, call
+        self._cluster, self._function, self._call = cluster, function, call
         self._name = f"{function.__name__.replace('_', '-')}-{number}"
         self.tries = 0
 
     def begin(self, ended: queue.SimpleQueue[Future]) -> Future:
         self.tries += 1
-        future = self._client.submit(
+        future = self._cluster.client.submit(
             self._function,
             *self._call,
             key=f"{self._name}-{self.tries}",
-            resources={"infer": 1},  # one a worker
+            resources={self._cluster.slots["infer"]: 1},  # one a worker
             pure=False,
         )
         future.add_done_callback(ended.put)

@@ -45,7 +45,7 @@ def small_population(folder: Path, size: int = SIZE, **changes: Any) -> Path:
 
 
 def inline(
-    function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], what: str, profile: object
+    function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], what: str, *_: object
 ) -> None:
     """What :func:`survey_gampen.pool.compute` does, in this process."""
     for arguments in calls:

@@ -11,14 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from survey_gampen.cluster import (
-    MOST_THREADS,
-    DaskCrew,
-    cores,
-    dashboard_lines,
-    load_profile,
-    start,
-)
+from survey_gampen.cluster.crew import DaskCrew
+from survey_gampen.cluster.profile import MOST_THREADS, cores, load_profile
+from survey_gampen.cluster.start import start
 from survey_gampen.errors import InputError, UnreadableFile, WorkerLost
 from survey_gampen.paths import data_dir
 
@@ -103,8 +98,8 @@ def test_what_happens_to_tasks_is_told(tmp_path: Path) -> None:
         assert told[0][0] == key
         return told[0][1]
 
-    with start(load_profile(tmp_path / "own.yaml")) as client:
-        crew = DaskCrew(client)
+    with start(load_profile(tmp_path / "own.yaml")) as cluster:
+        crew = DaskCrew(cluster)
         first = outcome(crew, "a", tell_pid)
         error = outcome(crew, "b", fail)
         assert isinstance(error, UnreadableFile)
@@ -113,4 +108,4 @@ def test_what_happens_to_tasks_is_told(tmp_path: Path) -> None:
         assert isinstance(outcome(crew, "c", die), WorkerLost)
         second = outcome(crew, "d", tell_pid)  # begun when no worker was there
         assert first != second
-        assert all(line.find("127.0.0.1") > 0 for line in dashboard_lines(client))
+        assert all(line.find("127.0.0.1") > 0 for line in cluster.dashboard_lines())

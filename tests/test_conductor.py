@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from survey_gampen.errors import OutsideFault, UnfitWorker, UnreadableFile, WorkerLost
+from survey_gampen.errors import (
+    OutsideFault,
+    UnfitWorker,
+    UnreadableFile,
+    WorkerLeaving,
+    WorkerLost,
+)
 from survey_gampen.run import conductor as conducting
 from survey_gampen.run import quarantine
 from survey_gampen.run.conductor import Conductor, Job
@@ -31,9 +37,12 @@ class Crew:
         self.results: list[tuple[str, Any]] = []
         self.cut: set[str] = set()
         self.most = 0
+        self.enough = 0
 
-    def workers(self) -> list[str]:
-        return self.names
+    def seats(self, slot: str) -> int:
+        if not self.names:
+            raise OutsideFault("no worker is left")
+        return len(self.names)
 
     def submit(self, key: str, slot: str, function: Any, *args: Any) -> None:
         partition, batch = args[1], args[2]
@@ -58,16 +67,19 @@ class Crew:
         if worker in self.names:  # two tasks may have told
             self.names.remove(worker)
 
+    def no_more_work(self) -> None:
+        self.enough = len(self.log)
+
 
 @pytest.fixture
 def conduct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Crew], int]:
     run = RunDir(tmp_path)
     spec = type("Spec", (), {"engine": {"batch": 8}})()
 
-    def go(crew: Crew, patience: float = 60.0) -> int:
+    def go(crew: Crew) -> int:
         monkeypatch.setattr(conducting, "is_cut", lambda run, spec, p: p.name in crew.cut)
         meter = Meter(120, 0, Console(file=io.StringIO()))
-        flow = Conductor(run, spec, "000001", crew, meter, 3, lambda: None, patience)
+        flow = Conductor(run, spec, "000001", crew, meter, 3, lambda: None)
         return flow.go((Job(p) for p in PLAN), 0, 0)
 
     return go
@@ -193,6 +205,21 @@ def test_an_unfit_worker_leaves(conduct: Any) -> None:
     assert crew.names == ["w1"]
 
 
+def test_a_task_that_a_leaving_worker_did_not_begin_is_no_failure(conduct: Any) -> None:
+    left: set[str] = set()
+
+    def behave(slot: str, partition: Partition, batch: Any) -> Any:
+        if (key := f"{slot} {partition.name}") not in left:
+            left.add(key)
+            raise WorkerLeaving("its job ends")
+        return {}
+
+    crew = Crew(behave)
+    assert conduct(crew) == 0
+    assert len(crew.log) == 4 * len(PLAN)
+    assert crew.enough == len(crew.log)  # said when nothing was left to give out
+
+
 def test_without_workers_the_run_stops(conduct: Any) -> None:
     with pytest.raises(OutsideFault, match="no worker is left"):
-        conduct(Crew(lambda *_: {}, n=0), patience=0.01)
+        conduct(Crew(lambda *_: {}, n=0))

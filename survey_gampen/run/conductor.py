@@ -6,13 +6,12 @@ Dask's, over a laptop or a cluster, is told in :mod:`survey_gampen.cluster`; tes
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from survey_gampen.errors import OutsideFault, UnfitWorker
+from survey_gampen.errors import OutsideFault, UnfitWorker, WorkerLeaving
 from survey_gampen.run import quarantine, task
 from survey_gampen.run.groups import is_cut
 from survey_gampen.run.layout import RunDir
@@ -27,8 +26,11 @@ CUT, INFER = "cut", "infer"
 class Crew(Protocol):
     """Workers that do tasks."""
 
-    def workers(self) -> list[str]:
-        """Return the names of those that are there."""
+    def seats(self, slot: str) -> int:
+        """Return how many tasks of a kind those that are there can do at once.
+
+        Raises where nobody is left and nobody will come.
+        """
         ...
 
     def submit(self, key: str, slot: str, function: Callable[..., Any], *args: Any) -> None:
@@ -45,6 +47,10 @@ class Crew(Protocol):
 
     def retire(self, worker: str) -> None:
         """Send a worker away."""
+        ...
+
+    def no_more_work(self) -> None:
+        """Hear that all work is given out."""
         ...
 
 
@@ -74,8 +80,6 @@ class Conductor:
         Partitions in the works for each worker.
     halted : callable
         Called all the time; raises where the run must stop.
-    patience : float
-        Seconds without any worker until the run stops.
     """
 
     def __init__(
@@ -87,18 +91,16 @@ class Conductor:
         meter: Meter,
         window: int,
         halted: Callable[[], None],
-        patience: float = 60.0,
     ) -> None:
         self._run, self._spec, self._token = run, spec, token
         self._crew, self._meter, self._window = crew, meter, window
-        self._halted, self._patience = halted, patience
+        self._halted = halted
         self._triage = Triage()
         self._waiting: dict[str, deque[Job]] = {CUT: deque(), INFER: deque()}
         self._running: dict[str, Job] = {}
         self._held: dict[int, Job] = {}
         self._done_rows = 0
         self._quarantined = 0
-        self._last_seen = time.monotonic()
 
     def go(self, jobs: Iterator[Job], done_rows: int, quarantined: int) -> int:
         """Do all jobs; return the number of quarantined partitions.
@@ -118,11 +120,13 @@ class Conductor:
         self._done_rows, self._quarantined = done_rows, quarantined
         while True:
             self._halted()
-            workers = self._workers()
-            self._fill(jobs, self._window * len(workers))
-            self._hand_out(len(workers))
-            if not self._running and not any(self._waiting.values()) and workers:
-                break
+            seats = self._crew.seats(INFER)
+            all_given = self._fill(jobs, self._window * max(1, seats))
+            self._hand_out()
+            if all_given and not any(self._waiting.values()):
+                self._crew.no_more_work()
+                if not self._running:
+                    break
             for key, outcome in self._crew.finished(timeout=0.5):
                 self._take(self._running.pop(key), outcome)
             self._show()
@@ -133,37 +137,29 @@ class Conductor:
         self._show()
         return self._quarantined
 
-    def _workers(self) -> list[str]:
-        workers = self._crew.workers()
-        now = time.monotonic()
-        if workers:
-            self._last_seen = now
-        elif now - self._last_seen > self._patience:
-            raise OutsideFault("no worker is left: look at the cluster, then go on")
-        return workers
-
-    def _fill(self, jobs: Iterator[Job], most: int) -> None:
-        """Take partitions from the plan until the window is full."""
+    def _fill(self, jobs: Iterator[Job], most: int) -> bool:
+        """Take partitions from the plan until the window is full; True: there are no more."""
         while sum(map(len, self._waiting.values())) + len(self._running) < most:
             job = next(jobs, None)
             if job is None:
-                return
+                return True
             self._queue(job)
+        return False
 
     def _queue(self, job: Job) -> None:
         cut = is_cut(self._run, self._spec, job.partition)
         job.stage = INFER if cut else CUT
         self._waiting[job.stage].append(job)
 
-    def _hand_out(self, workers: int) -> None:
-        """Begin as many tasks as there are free slots; each worker has one of each kind.
+    def _hand_out(self) -> None:
+        """Begin as many tasks as there are free slots.
 
         What waits for a slot waits here and not at a worker, which could die under it.
         """
         for stage in (INFER, CUT):
             busy = sum(1 for job in self._running.values() if job.stage == stage)
             waiting = self._waiting[stage]
-            for _ in range(min(workers - busy, len(waiting))):
+            for _ in range(min(self._crew.seats(stage) - busy, len(waiting))):
                 job = waiting.popleft()
                 job.number += 1
                 key = f"{stage}-{job.partition.name}-{self._token}-{job.number}"
@@ -179,6 +175,9 @@ class Conductor:
     def _take(self, job: Job, outcome: Any) -> None:
         """Take note of a task that ended."""
         index = job.partition.index
+        if isinstance(outcome, WorkerLeaving):
+            self._waiting[job.stage].appendleft(job)
+            return
         if not isinstance(outcome, BaseException):
             if job.stage == CUT:
                 job.stage = INFER

@@ -74,7 +74,7 @@ def all_or_nothing(run: RunDir, claim: Claim) -> Iterator[None]:
     finally:
         if claim.is_held() and not run.run_toml.exists():
             clear_plan(run)
-            for path in (run.cache, run.staging_root, run.claims):
+            for path in (run.cache, run.cluster, run.staging_root, run.claims):
                 shutil.rmtree(path, ignore_errors=True)
 
 

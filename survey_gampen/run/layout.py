@@ -70,6 +70,11 @@ class RunDir:
         """What can be made again: the footprints of the images."""
         return self.root / ".cache"
 
+    @property
+    def cluster(self) -> Path:
+        """What jobs of a batch system print."""
+        return self.root / ".cluster"
+
     def staging(self, token: str) -> Path:
         """The corner of the staging area that belongs to the client `token`."""
         return self.staging_root / token

@@ -16,17 +16,19 @@ from pathlib import Path
 from types import FrameType
 
 import pyarrow as pa
-from distributed import Client
 
-from survey_gampen import cluster, commit
+from survey_gampen import commit
 from survey_gampen.catalog import compact as compaction
 from survey_gampen.catalog import hats_out
 from survey_gampen.catalog.sorted import sorted_schema
+from survey_gampen.cluster.crew import DaskCrew, ask
+from survey_gampen.cluster.profile import Profile, load_profile
+from survey_gampen.cluster.start import Cluster, start
 from survey_gampen.config import Settings
 from survey_gampen.errors import GampenError, InputError, Interrupted, OutsideFault
 from survey_gampen.run import quarantine, setup, space, todo
 from survey_gampen.run.claim import Claim
-from survey_gampen.run.conductor import Conductor, Job
+from survey_gampen.run.conductor import INFER, Conductor, Job
 from survey_gampen.run.folder import all_or_nothing, folder
 from survey_gampen.run.groups import discard
 from survey_gampen.run.layout import RunDir
@@ -56,7 +58,7 @@ def run(settings: Settings) -> int:
     Interrupted, OutsideFault
         Stopped; the same command goes on (75).
     """
-    profile = cluster.load_profile(settings.cluster)
+    profile = load_profile(settings.cluster)
     with (
         _signals(),
         folder(Path(settings.out)) as run_dir,
@@ -71,19 +73,19 @@ def run(settings: Settings) -> int:
         warn(warnings)
         say(f"images: {inputs.source.describe()}")
         spec = setup.existing(run_dir, inputs, staging)
-        client = None
+        cluster = None
         if spec is None:
             claim.check()
             rows = setup.sort_rows(run_dir, inputs, staging)
-            client = stack.enter_context(cluster.start(profile))
-            measured = _measure(client, inputs, rows, profile)
+            cluster = stack.enter_context(start(profile, run_dir.root, say))
+            measured = _measure(cluster, inputs, rows)
             claim.check()
-            spec = setup.plan(run_dir, inputs, rows, measured, profile.workers, staging)
+            spec = setup.plan(run_dir, inputs, rows, measured, profile, staging)
         inputs.source.close()
         tell_plan(spec, profile.workers)
         if settings.plan_only:
             return 0
-        return _finish(run_dir, spec, claim, profile, client, warnings)
+        return _finish(run_dir, spec, claim, profile, cluster, warnings)
 
 
 def resume(out: str | Path, cluster_name: str | None = None, redo: str | None = None) -> int:
@@ -108,7 +110,7 @@ def resume(out: str | Path, cluster_name: str | None = None, redo: str | None = 
     run_dir = RunDir(Path(out).absolute())
     flag = None if redo is None else todo.flag_of(redo)
     spec = read_spec(run_dir)
-    profile = cluster.load_profile(cluster_name or spec.settings.cluster)
+    profile = load_profile(cluster_name or spec.settings.cluster)
     with _signals(), commit.outside_faults(run_dir.root), Claim(run_dir) as claim:
         staging = run_dir.staging(claim.token)
         spec = setup.begin(run_dir, read_spec(run_dir), staging)
@@ -149,8 +151,8 @@ def _finish(
     run_dir: RunDir,
     spec: RunSpec,
     claim: Claim,
-    profile: cluster.Profile,
-    client: Client | None,
+    profile: Profile,
+    cluster: Cluster | None,
     warnings: Sequence[str] = (),
     again: frozenset[int] | set[int] = frozenset(),
     retry: bool = False,
@@ -173,16 +175,18 @@ def _finish(
             if retry:
                 _drop_suspicious_cutouts(run_dir, claim)
             with contextlib.ExitStack() as stack:
-                if client is None:
-                    client = stack.enter_context(cluster.start(profile))
-                for line in cluster.dashboard_lines(client):
+                if cluster is None:
+                    cluster = stack.enter_context(start(profile, run_dir.root, say))
+                for line in cluster.dashboard_lines():
                     say(line)
+                crew = DaskCrew(cluster)
+                crew.expect(INFER, spec.plan.partition_rows * spec.plan.seconds_per_galaxy)
                 meter = stack.enter_context(Meter(work.rows, work.published_rows))
                 conductor = Conductor(
                     run_dir,
                     spec,
                     claim.token,
-                    cluster.DaskCrew(client),
+                    crew,
                     meter,
                     profile.window,
                     claim.check,
@@ -231,16 +235,16 @@ def _index(run_dir: RunDir, spec: RunSpec, claim: Claim) -> None:
         ) from error
 
 
-def _measure(client: Client, inputs: setup.Inputs, rows: int, profile: cluster.Profile) -> Measured:
+def _measure(cluster: Cluster, inputs: setup.Inputs, rows: int) -> Measured:
     """Ask one worker what kind it is, and how fast."""
     settings = inputs.settings
-    return cluster.ask(
-        client,
+    return ask(
+        cluster,
         measure,
         str(inputs.checkpoint.path),
         settings.passes,
         settings.precision,
-        profile.threads,
+        cluster.profile.threads,
         rows,
     )
 

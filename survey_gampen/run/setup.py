@@ -13,6 +13,7 @@ from typing import Any
 from survey_gampen import __version__
 from survey_gampen.catalog.sort import sort_catalog
 from survey_gampen.catalog.source import Catalog, open_catalog
+from survey_gampen.cluster.profile import Profile
 from survey_gampen.config import Settings
 from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.images.base import ImageSource
@@ -33,6 +34,8 @@ _CHOICES = ("select", "limit", "columns")
 
 #: A partition should take this long on its worker [s], and never less or more than these.
 TARGET_SECONDS, LEAST_SECONDS, MOST_SECONDS = 180.0, 60.0, 600.0
+#: And no longer than such a part of the job that its worker runs in.
+JOB_SHARE = 10.0
 
 
 @dataclass
@@ -157,7 +160,7 @@ def sort_rows(run: RunDir, inputs: Inputs, staging: Path) -> int:
 
 
 def plan(
-    run: RunDir, inputs: Inputs, rows: int, measured: Measured, workers: int, staging: Path
+    run: RunDir, inputs: Inputs, rows: int, measured: Measured, profile: Profile, staging: Path
 ) -> RunSpec:
     """Cut the sorted rows into partitions and write plan.parquet and run.toml.
 
@@ -169,13 +172,13 @@ def plan(
         Number of sorted rows.
     measured : Measured
         What a worker resolved and how long it took.
-    workers : int
-        How many work at once.
+    profile : Profile
+        Of the workers: how many, and how long each may last.
     staging : Path
     """
     settings = inputs.settings
     size = inputs.checkpoint.config.size
-    at_most = settings.partition_rows or partition_rows(measured, rows, workers)
+    at_most = settings.partition_rows or partition_rows(measured, rows, profile)
     totals = write_plan(run.plan, make_plan(run.catalog, at_most), at_most, staging)
     keep = settings.keep_cutouts
     if keep is None:
@@ -208,15 +211,19 @@ def plan(
     return spec
 
 
-def partition_rows(measured: Measured, rows: int, workers: int) -> int:
+def partition_rows(measured: Measured, rows: int, profile: Profile) -> int:
     """Return how many rows a partition should have: a few minutes' work, whole batches.
 
-    A small catalogue is cut finer, down to a minute, so that each worker has several.
+    A small catalogue is cut finer, down to a minute, so that each worker has several; and where
+    workers are jobs, each should do many before its own ends.
     """
     batch = int(measured.engine["batch"])
     seconds = max(measured.seconds_per_galaxy, 1e-6)
-    share = rows * seconds / (4 * max(1, workers))
-    wanted = min(max(min(TARGET_SECONDS, share), LEAST_SECONDS), MOST_SECONDS) / seconds
+    share = rows * seconds / (4 * max(1, profile.workers))
+    wanted = min(max(min(TARGET_SECONDS, share), LEAST_SECONDS), MOST_SECONDS)
+    if profile.batch and profile.batch.ask.walltime:
+        wanted = min(wanted, profile.batch.ask.walltime / JOB_SHARE)
+    wanted /= seconds
     return max(1, round(wanted / batch)) * batch
 
 

@@ -116,7 +116,7 @@ def measure(
         blocks = range(real.count_blocks(Path(catalog)))
         missing = [b for b in blocks if not real.block_file(out, b).exists()]
         calls = [(str(out), catalog, block) for block in missing]
-        compute(real.measure_block, calls, f"blocks of {real.BLOCK} real galaxies", profile)
+        compute(real.measure_block, calls, f"blocks of {real.BLOCK} real galaxies", profile, out)
         galaxies = real.RealGalaxies(Path(catalog), out)
         print(f"{len(galaxies.measured)} real galaxies of {catalog} are good enough")
 

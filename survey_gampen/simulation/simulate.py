@@ -69,7 +69,7 @@ def main(
     measure(out, settings, compute, profile, lambda: prepare(out, settings))
     missing = [b for b in range(-(-n // BLOCK)) if not _truth_file(out, b).exists()]
     calls = [(str(out), block) for block in missing]
-    compute(simulate_block, calls, f"blocks of {BLOCK} galaxies", profile)
+    compute(simulate_block, calls, f"blocks of {BLOCK} galaxies", profile, out)
     print(f"{n} galaxies of {chosen['name']} in {out}")
     return 0
 

@@ -109,7 +109,7 @@ def main(
         for tile in range(-(-n // per_tile))
     ]
     missing = [f for f in fields if not f.truth.exists()]
-    compute(make_tile, [(f, f.tile * per_tile) for f in missing], "tiles", profile)
+    compute(make_tile, [(f, f.tile * per_tile) for f in missing], "tiles", profile, out)
     truth = pa.concat_tables([pq.read_table(f.truth) for f in fields])
     # Whatever the population, the files are laid out as those of HSC.
     note = f'survey = "hsc-wide"\nband = "{chosen["band"]}"\nimages = "tiles"\n'

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from survey_gampen import cluster
+from survey_gampen.cluster.profile import load_profile
 from survey_gampen.commit import replace
 from survey_gampen.errors import InputError
 from survey_gampen.model.checkpoint import load_checkpoint
@@ -83,7 +83,7 @@ def main(
     rates = sorted(set(rates))
     if len(rates) < 2:
         raise InputError("to compare rates takes two or more: give them to --rates")
-    profile = cluster.load_profile(cluster_name)
+    profile = load_profile(cluster_name)
     recipes = [load_recipe(recipe, **changes | {"dropout_rate": rate}) for rate in rates]
     out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def main(
         staging = RunDir(out).staging(claim.token)
         calls = [(order, str(staging), profile.threads) for order in orders]
         todo = [c for c in calls if not _is_done(c[0])]
-        compute(train_and_judge, todo, "dropout rates", profile)
+        compute(train_and_judge, todo, "dropout rates", profile, out)
         found = [json.loads(_result(Path(order.out)).read_text()) for order in orders]
         _tell(found, out, staging)
     return 0

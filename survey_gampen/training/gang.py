@@ -15,14 +15,17 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
-from distributed import Client, Variable, Worker, get_worker
+from distributed import Variable, Worker, get_worker
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from survey_gampen import cluster
+from survey_gampen.cluster.crew import outcome
+from survey_gampen.cluster.profile import load_profile
+from survey_gampen.cluster.start import Cluster, start
 from survey_gampen.errors import GampenError, InputError, OutsideFault, WorkerLost
 from survey_gampen.posterior.settings import use_threads
 from survey_gampen.run.words import say
@@ -59,24 +62,24 @@ def train_on(name: str, order: Order, ranks: int, watch: Watch, check: Callable[
     OutsideFault
         If ranks are lost again and again.
     """
-    profile = cluster.load_profile(name, workers=ranks)
+    profile = load_profile(name, workers=ranks)
     if profile.workers < ranks:
         raise InputError(
             f"cluster profile {name!r} has {profile.workers} workers: give fewer --ranks, or set "
             "workers in a copy of the profile"
         )
     order = replace(order, limit=profile.memory)
-    with cluster.start(profile) as client:
-        for line in cluster.dashboard_lines(client):
+    with start(profile, Path(order.out), say) as cluster:
+        for line in cluster.dashboard_lines():
             say(line)
         relay = _Relay(watch)
-        client.subscribe_topic(_TOPIC, relay.hear)
+        cluster.client.subscribe_topic(_TOPIC, relay.hear)
         broken = 0
         while True:
             check()
             epochs = relay.epochs
             try:
-                _gang(client, order, ranks, profile.threads)
+                _gang(cluster, order, ranks, profile.threads)
                 return
             except WorkerLost as error:
                 broken = broken + 1 if relay.epochs == epochs else 1
@@ -88,7 +91,7 @@ def train_on(name: str, order: Order, ranks: int, watch: Watch, check: Callable[
                 say(f"{error}: all ranks begin again after the last epoch")
 
 
-def _gang(client: Client, order: Order, ranks: int, threads: int) -> None:
+def _gang(cluster: Cluster, order: Order, ranks: int, threads: int) -> None:
     """Train with ranks that begin together; return when all have ended.
 
     Raises
@@ -97,7 +100,7 @@ def _gang(client: Client, order: Order, ranks: int, threads: int) -> None:
         If one of them was lost.
     """
     name = uuid.uuid4().hex
-    workers = _workers(client, ranks)
+    client, workers = cluster.client, _workers(cluster, ranks)
     futures = {
         client.submit(
             _rank,
@@ -108,7 +111,7 @@ def _gang(client: Client, order: Order, ranks: int, threads: int) -> None:
             key=f"train-rank-{index}-{name[:8]}",
             workers=[worker],
             allow_other_workers=False,
-            resources={"infer": 1},
+            resources={cluster.slots["infer"]: 1},
             pure=False,
         ): worker
         for index, worker in enumerate(workers)
@@ -124,9 +127,9 @@ def _gang(client: Client, order: Order, ranks: int, threads: int) -> None:
             with contextlib.suppress(queue.Empty):
                 future = ended.get(timeout=1.0)
                 del running[future]
-                outcome = cluster.outcome(future)
-                if isinstance(outcome, BaseException):
-                    errors.append(outcome)
+                told = outcome(future)
+                if isinstance(told, BaseException):
+                    errors.append(told)
             # A task tied to a worker that has died waits for it, and never ends.
             there = client.nthreads()
             for future in [f for f, worker in running.items() if worker not in there]:
@@ -149,14 +152,20 @@ def _cause(errors: list[BaseException]) -> BaseException:
     return (told or ours or errors)[0]
 
 
-def _workers(client: Client, n: int) -> list[str]:
-    try:
-        client.wait_for_workers(n, timeout=_WORKERS)
-    except TimeoutError:
-        raise OutsideFault(
-            f"there are no {n} workers after {_WORKERS:.0f} s: run the same command again"
-        ) from None
-    return sorted(client.nthreads())[:n]
+def _workers(cluster: Cluster, n: int) -> list[str]:
+    """Wait for workers that infer: on this machine not long, and as long as jobs may wait."""
+    slot, begun = cluster.slots["infer"], time.monotonic()
+    while True:
+        cluster.check()
+        workers = cluster.client.scheduler_info(n_workers=-1)["workers"]
+        able = sorted(w for w, facts in workers.items() if facts["resources"].get(slot))
+        if len(able) >= n:
+            return able[:n]
+        if cluster.fleet is None and time.monotonic() - begun > _WORKERS:
+            raise OutsideFault(
+                f"there are no {n} workers after {_WORKERS:.0f} s: run the same command again"
+            )
+        time.sleep(0.2)
 
 
 def _rank(ranks: Ranks, order: Order, threads: int, name: str) -> None:

@@ -1,0 +1,192 @@
+"""From a profile to job scripts: what dask-jobqueue needs to know, for each batch system.
+
+Scripts, submission and cancelling are dask-jobqueue's (its ``Job`` classes). Which jobs there are,
+when they are replaced and what is said of them is the fleet's (:mod:`survey_gampen.cluster.fleet`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from pathlib import Path
+from typing import Any
+
+from dask_jobqueue.core import Job
+from distributed import Security
+
+from survey_gampen.cluster.profile import Ask, Batch
+
+_CLASSES = {
+    "slurm": "SLURMJob",
+    "pbs": "PBSJob",
+    "sge": "SGEJob",
+    "lsf": "LSFJob",
+    "htcondor": "HTCondorJob",
+    "oar": "OARJob",
+    "moab": "MoabJob",
+}
+#: How one asks for `{gpus}` GPUs, as a directive of the job.
+_GPU_REQUEST = {
+    "slurm": "--gres=gpu:{gpus}",
+    "sge": "-l gpu={gpus}",
+    "lsf": '-gpu "num={gpus}"',
+    "htcondor": "request_gpus = {gpus}",
+}
+#: Where cores, memory and GPUs are one request. Moab's dialect is that of Torque, which knows no
+#: ``select``; OAR is told of memory by its own properties.
+_SPEC = {
+    "pbs": "select=1:ncpus={cores}:mem={mib}mb",
+    "moab": "nodes=1:ppn={cores},mem={mib}mb",
+    "oar": "/nodes=1/core={cores}",
+}
+_SPEC_GPU = {
+    "pbs": "select=1:ncpus={cores}:mem={mib}mb:ngpus={gpus}",
+    "moab": "nodes=1:ppn={cores}:gpus={gpus},mem={mib}mb",
+    "oar": "/nodes=1/gpu={gpus}",
+}
+#: Threads of a worker process: one waits for the network while others cut.
+_THREADS = 2
+
+
+def resources(ask: Ask, cuts: bool) -> dict[str, int]:
+    """Slots of one worker: ``GPU`` or ``INFER``, and ``CPU``.
+
+    Parameters
+    ----------
+    ask : Ask
+    cuts : bool
+        Whether this worker cuts for itself.
+    """
+    return {"GPU" if ask.gpus else "INFER": 1} | ({"CPU": 1} if cuts else {})
+
+
+def make_job(
+    kind: str,
+    batch: Batch,
+    ask: Ask,
+    slots: dict[str, int],
+    cuda: bool,
+    *,
+    name: str = "worker",
+    scheduler: str = "tls://scheduler:0",
+    security: Security | None = None,
+    logs: Path | None = None,
+) -> Job:
+    """Return a job that can be shown, submitted and cancelled.
+
+    Parameters
+    ----------
+    kind : str
+        Batch system.
+    batch, ask
+        What the profile says, and what this job is to ask for.
+    slots : dict
+        Of each of its workers.
+    cuda : bool
+        Whether workers with GPUs must be able to compute on them.
+    name : str
+        Of the worker.
+    scheduler : str
+        Address of Dask's scheduler.
+    security : Security, optional
+        With files as certificates.
+    logs : Path, optional
+        Folder for what the jobs print.
+    """
+    cores, gpus = ask.threads * ask.processes, ask.gpus * ask.processes
+    facts = {"cores": cores, "mib": -(-ask.memory * ask.processes // 2**20), "gpus": gpus}
+    # These run scripts by the user's login shell, whatever the first line says.
+    directives = ["-S /bin/bash"] if kind in ("pbs", "sge", "moab") else []
+    directives += ask.directives
+    spec = ask.resource_spec
+    if gpus and kind in _GPU_REQUEST:
+        directives.insert(0, (ask.gpu_request or _GPU_REQUEST[kind]).format(**facts))
+    elif gpus and ask.gpu_request:
+        directives.insert(0, ask.gpu_request.format(**facts))
+    if spec is None and kind in _SPEC and not batch.from_site.get("resource-spec"):
+        own = gpus and not ask.gpu_request
+        spec = (_SPEC_GPU if own else _SPEC)[kind].format(**facts)
+    words = " ".join(f"{slot}={number}" for slot, number in slots.items())
+    options: dict[str, Any] = {
+        "scheduler": scheduler,
+        "name": name,
+        "cores": cores,
+        "memory": f"{facts['mib']} MiB",
+        "processes": ask.processes,
+        "job_name": batch.name,
+        "python": batch.python,
+        "protocol": "tls://",
+        "security": security,
+        "interface": batch.interface,
+        "local_directory": batch.scratch,
+        "death_timeout": 60,
+        "log_directory": None if logs is None else str(logs),
+        "job_script_prologue": _prologue(batch, ask, cuda),
+        "job_directives_skip": list(ask.skip_directives) or None,
+        "worker_extra_args": [
+            f"--nthreads {max(_THREADS, slots.get('CPU', 0))}",
+            f'--resources "{words}"',
+            "--preload survey_gampen.cluster.worker",
+            "--dashboard-address 127.0.0.1:0",
+        ],
+        "job_extra_directives": directives or None,
+    }
+    options |= _own_words(kind, ask, spec)
+    if kind == "htcondor" and directives:
+        pairs = (line.partition("=") for line in directives)
+        options["job_extra_directives"] = {k.strip(): v.strip() for k, _, v in pairs}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of OAR, about memory: its profile says what to do
+        made: Job = _class(kind)(**options)
+    return made
+
+
+def _own_words(kind: str, ask: Ask, spec: str | None) -> dict[str, Any]:
+    """Return what batch systems have different names for."""
+    if kind == "htcondor":
+        return {"disk": "4 GiB"}
+    minutes, seconds = divmod(ask.walltime or 0, 60)
+    hours, minutes = divmod(minutes, 60)
+    said: dict[str, Any] = {
+        "queue": ask.queue,
+        "walltime": f"{hours:02d}:{minutes:02d}:{seconds:02d}",
+    }
+    said["account" if kind in ("slurm", "pbs", "moab") else "project"] = ask.account
+    if kind == "lsf":
+        said["walltime"] = f"{hours:02d}:{minutes:02d}"
+    elif kind != "slurm":
+        said["resource_spec"] = spec
+    return said
+
+
+def _prologue(batch: Batch, ask: Ask, cuda: bool) -> list[str]:
+    """Shell lines before the worker begins. The clock first: modules may take minutes to load."""
+    libraries = ("OMP", "MKL", "OPENBLAS")
+    lines = [
+        "export SURVEY_GAMPEN_BEGAN=`date +%s`",  # HTCondor has its own ideas about $( )
+        f"export SURVEY_GAMPEN_WALLTIME={ask.walltime or ''}",
+        f"export SURVEY_GAMPEN_PROCESSES={ask.processes}",
+        *(f"export {library}_NUM_THREADS={ask.threads}" for library in libraries),
+        "export MALLOC_TRIM_THRESHOLD_=65536",
+        # Spilling has nothing to spill: results are small reports.
+        "export DASK_DISTRIBUTED__WORKER__MEMORY__TARGET=False",
+        "export DASK_DISTRIBUTED__WORKER__MEMORY__SPILL=False",
+        "export DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE=False",
+    ]
+    if ask.gpus:
+        lines.append(f"export SURVEY_GAMPEN_GPU={'cuda' if cuda else 'any'}")
+    return lines + list(batch.from_site.get("job-script-prologue") or ()) + list(batch.prologue)
+
+
+def _class(kind: str) -> type[Job]:
+    module = importlib.import_module(f"dask_jobqueue.{kind}")
+    found: type[Job] = getattr(module, _CLASSES[kind])
+    return _LSF if kind == "lsf" else found
+
+
+class _LSF(importlib.import_module("dask_jobqueue.lsf").LSFJob):  # type: ignore[misc]
+    """LSF, whose words dask-jobqueue sends to /dev/null."""
+
+    async def _submit_job(self, script_filename: str) -> str:
+        said: str = await self._call([f"{self.submit_command} < {script_filename}"], shell=True)
+        return said

@@ -1,0 +1,95 @@
+"""Workers on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from distributed import Nanny, Scheduler, Security, SpecCluster
+
+from survey_gampen.cluster.gpu import visible
+from survey_gampen.cluster.profile import Profile
+from survey_gampen.errors import InputError, OutsideFault
+
+_LOOPBACK = "127.0.0.1"
+
+
+def scheduler(profile: Profile, security: Security, host: str | None = _LOOPBACK) -> dict[str, Any]:
+    """Dask's scheduler, for a cluster's specification; its dashboard is on loopback in any case.
+
+    Parameters
+    ----------
+    profile : Profile
+    security : Security
+    host : str or None
+        Where it listens for workers: None for all addresses of this machine.
+    """
+    where = {} if host is None else {"host": host}
+    if profile.batch and profile.batch.interface:
+        where = {"interface": profile.batch.interface}
+    options = {
+        "protocol": "tls://",
+        "security": security,
+        "dashboard": True,
+        "dashboard_address": f"{_LOOPBACK}:{profile.dashboard_port}",
+    }
+    return {"cls": Scheduler, "options": options | where}
+
+
+def start(profile: Profile, scratch: str) -> SpecCluster:
+    """Start scheduler and workers.
+
+    Raises
+    ------
+    InputError
+        If there are fewer GPUs than workers.
+    OutsideFault
+        If the workers did not start.
+    """
+    # A port on loopback is open to all users of a machine.
+    security = Security.temporary()
+    slots = {"GPU" if profile.gpus else "INFER": 1, "CPU": 1}
+    common = {
+        "host": _LOOPBACK,
+        "protocol": "tls://",
+        "security": security,
+        "nthreads": sum(slots.values()),
+        "resources": slots,
+        "memory_limit": profile.memory,
+        "dashboard_address": f"{_LOOPBACK}:0",
+        "local_directory": scratch,
+        "silence_logs": logging.CRITICAL,
+        "preload": ["survey_gampen.cluster.worker"],
+    }
+    pinned = _pinned(profile) if profile.gpus else [{} for _ in range(profile.workers)]
+    workers = {
+        number: {"cls": Nanny, "options": common | {"env": environment}}
+        for number, environment in enumerate(pinned)
+    }
+    try:
+        return SpecCluster(
+            workers=workers,
+            scheduler=scheduler(profile, security),
+            security=security,
+            silence_logs=logging.CRITICAL,
+        )
+    except (RuntimeError, OSError, TimeoutError) as error:  # a worker died as it began, say
+        reason = " ".join(str(error).split())
+        raise OutsideFault(f"the workers did not start ({reason}): run the same again") from error
+
+
+def _pinned(profile: Profile) -> list[dict[str, str]]:
+    """One GPU for each worker."""
+    devices = visible()
+    if len(devices) < profile.workers:
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        raise InputError(
+            f"cluster profile {profile.name!r} wants {profile.workers} GPUs, this machine shows"
+            f" {len(devices)}" + (f" (CUDA_VISIBLE_DEVICES={given})" if given is not None else "")
+        )
+    need = "cuda" if profile.cuda else "any"
+    return [
+        {"CUDA_VISIBLE_DEVICES": device, "SURVEY_GAMPEN_GPU": need}
+        for device in devices[: profile.workers]
+    ]

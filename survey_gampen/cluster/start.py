@@ -1,0 +1,194 @@
+"""From a profile to a running cluster: `with start(profile, folder) as cluster`."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import logging
+import socket
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import dask
+from distributed import Client, SpecCluster
+
+from survey_gampen.cluster import certificates, local
+from survey_gampen.cluster.fleet import Fleet
+from survey_gampen.cluster.profile import Profile
+from survey_gampen.errors import OutsideFault
+
+_DASK = {
+    # The runner counts the losses of a partition itself, with all else that goes wrong.
+    "distributed.scheduler.allowed-failures": 0,
+    "distributed.scheduler.work-stealing": True,
+    "distributed.comm.timeouts.connect": "60s",
+    "distributed.worker.daemon": True,
+    # Spilling has nothing to spill: results are small reports.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+}
+#: In the folder of a run: certificates while it lasts, and the logs of its jobs.
+FOLDER = ".cluster"
+#: Seconds without a worker after which a local cluster is given up.
+_PATIENCE = 60.0
+
+
+@dataclass
+class Cluster:
+    """A cluster that is up; its workers may still be coming.
+
+    Attributes
+    ----------
+    profile : Profile
+    client : Client
+        Connected to the scheduler.
+    fleet : Fleet or None
+        Its jobs, if it has some.
+    """
+
+    profile: Profile
+    client: Client
+    fleet: Fleet | None = None
+    _last_seen: float = field(default_factory=time.monotonic, repr=False)
+    _looked: float = field(default=0.0, repr=False)
+
+    @property
+    def slots(self) -> dict[str, str]:
+        """The resource that each kind of task takes."""
+        return {"infer": "GPU" if self.profile.gpus else "INFER", "cut": "CPU"}
+
+    def check(self) -> None:
+        """See that there are workers, or that some may come.
+
+        Raises
+        ------
+        OutsideFault
+            Where none is left, or the connection is lost.
+        InputError
+            Where the batch system will never give any.
+        """
+        if self.client.status not in ("running", "connecting"):
+            raise OutsideFault("the connection to the cluster is lost: run the same again")
+        if self.fleet is not None:
+            self.fleet.check()
+            return
+        now = time.monotonic()
+        if now - self._looked < 1.0:
+            return
+        self._looked = now
+        if self.client.nthreads():
+            self._last_seen = now
+        elif now - self._last_seen > _PATIENCE:
+            raise OutsideFault("no worker is left: look at the machine, then go on")
+
+    def no_more_work(self) -> None:
+        """Say that all work is given out: what ends now need not be replaced."""
+        if self.fleet is not None:
+            self.fleet.no_more_work()
+
+    def dashboard_lines(self) -> list[str]:
+        """Return what to print: where the dashboard is, and how to see it from elsewhere."""
+        link = self.client.dashboard_link
+        if not link:
+            return []
+        port = urlsplit(link).port
+        host = socket.gethostname()
+        return [
+            f"dashboard: {link}",
+            f"  from another machine: ssh -N -L {port}:127.0.0.1:{port} {getpass.getuser()}@{host}",
+        ]
+
+
+@contextlib.contextmanager
+def start(
+    profile: Profile, folder: Path | None = None, say: Callable[[str], None] = print
+) -> Iterator[Cluster]:
+    """Start the cluster of a profile and end it on leaving.
+
+    Everything talks over TLS with certificates that live as long as the cluster.
+
+    Parameters
+    ----------
+    profile : Profile
+        What `load_profile` returned.
+    folder : Path, optional
+        Where jobs find certificates and leave their logs; on a file system that all nodes see.
+        A profile on this machine needs none.
+    say : callable
+        Tells the user a line.
+
+    Raises
+    ------
+    InputError
+        If the batch system refuses the jobs, or the machine lacks what the profile asks for.
+    OutsideFault
+        If the workers did not start.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", message="Port .* is already in use")
+        threads = {f"{lib}_NUM_THREADS": profile.threads for lib in ("OMP", "MKL", "OPENBLAS")}
+        environment = {"MALLOC_TRIM_THRESHOLD_": 65536, **threads}
+        stack.enter_context(
+            dask.config.set(_DASK | {"distributed.nanny.pre-spawn-environ": environment})
+        )
+        if profile.batch is None:
+            yield stack.enter_context(_on_this_machine(profile))
+        else:
+            home = (folder or Path.cwd()) / FOLDER
+            yield stack.enter_context(_of_jobs(profile, home, say))
+
+
+@contextlib.contextmanager
+def _on_this_machine(profile: Profile) -> Iterator[Cluster]:
+    with tempfile.TemporaryDirectory(
+        prefix="survey-gampen-", dir=profile.scratch, ignore_cleanup_errors=True
+    ) as scratch:
+        cluster = local.start(profile, scratch)
+        with _ending(cluster), _connected(cluster) as client:
+            yield Cluster(profile, client)
+
+
+@contextlib.contextmanager
+def _of_jobs(profile: Profile, home: Path, say: Callable[[str], None]) -> Iterator[Cluster]:
+    assert profile.batch is not None
+    shared = Path(profile.batch.shared) if profile.batch.shared else home
+    logs = home / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    with certificates.on_disk(shared) as security:
+        options = local.scheduler(profile, security, host=None)
+        cluster = SpecCluster(
+            scheduler=options, workers={}, security=security, silence_logs=logging.CRITICAL
+        )
+        with _ending(cluster), _connected(cluster) as client:
+            fleet = Fleet(profile, client, security, logs, say)
+            try:
+                fleet.begin()
+                yield Cluster(profile, client, fleet)
+            finally:
+                fleet.end()
+
+
+@contextlib.contextmanager
+def _ending(cluster: SpecCluster) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        with contextlib.suppress(Exception):
+            cluster.close(timeout=10)
+
+
+@contextlib.contextmanager
+def _connected(cluster: SpecCluster) -> Iterator[Client]:
+    client = Client(cluster, set_as_default=False)
+    try:
+        yield client
+    finally:
+        with contextlib.suppress(Exception):
+            client.close(timeout=5)

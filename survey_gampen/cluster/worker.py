@@ -1,0 +1,113 @@
+"""Loaded by each worker as it begins: what it holds, and when it must stop taking tasks.
+
+Settings come by environment variables, which every way of starting a worker can set:
+
+``SURVEY_GAMPEN_GPU``
+    ``cuda``: this worker was promised a GPU and must be able to compute on it; ``any``: it must
+    have been given one (a rehearsal where GPUs are not real).
+``SURVEY_GAMPEN_BEGAN``, ``SURVEY_GAMPEN_WALLTIME``
+    When its job began [s since 1970] and how long it may last [s].
+
+A worker that can't be what it was promised joins without any slot, says why, and leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from survey_gampen.cluster.gpu import hold_gpu
+from survey_gampen.errors import UnfitWorker
+
+if TYPE_CHECKING:
+    from distributed import Worker
+
+#: Topics of what workers tell: that one leaves, and why; that one was refused.
+LEAVING, REFUSED = "survey-gampen-leaving", "survey-gampen-refused"
+#: A task is not begun unless what is left is so many times the longest of its kind so far, and so
+#: many seconds.
+MARGIN, GRACE = 1.5, 10.0
+
+_longest: dict[str, float] = {}
+
+
+async def dask_setup(worker: Worker) -> None:
+    """Prepare the process; called by distributed before the worker joins."""
+    # The terminal sends its interrupt to all processes of the run. The client ends the workers
+    # itself, in order, and one that died first would look like one that was lost.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        if promised := os.environ.get("SURVEY_GAMPEN_GPU"):
+            hold_gpu(place=_place(str(worker.name)), cuda=promised == "cuda")
+    except UnfitWorker as error:
+        _strip(worker)
+        worker.loop.add_callback(_refuse, worker, str(error))
+        return
+    if (ends := job_ends()) is not None:
+        worker.loop.add_callback(_watch, worker, ends)
+
+
+def job_ends() -> float | None:
+    """When the job of this process ends [s since 1970]; None if it may last for ever."""
+    began, lasts = (os.environ.get(f"SURVEY_GAMPEN_{key}") for key in ("BEGAN", "WALLTIME"))
+    return float(began) + float(lasts) if began and lasts else None
+
+
+def took(kind: str, seconds: float) -> None:
+    """Remember how long a task took, here or elsewhere."""
+    _longest[kind] = max(_longest.get(kind, 0.0), seconds)
+
+
+def enough_time(kind: str, now: float | None = None) -> bool:
+    """Whether a task of a kind may begin, given what is left of the job."""
+    ends = job_ends()
+    if ends is None:
+        return True
+    left = ends - (time.time() if now is None else now)
+    return left > MARGIN * _longest.get(kind, 0.0) + GRACE
+
+
+def _place(name: str) -> int:
+    """Number of a worker in its job: the jobs' workers are called NAME-0, NAME-1."""
+    if int(os.environ.get("SURVEY_GAMPEN_PROCESSES", "1")) == 1:
+        return 0
+    return int(name.rpartition("-")[2])
+
+
+def _strip(worker: Worker) -> None:
+    worker.state.total_resources.clear()
+    worker.state.available_resources.clear()
+
+
+async def _refuse(worker: Worker, why: str) -> None:
+    await _joined(worker)
+    worker.log_event(REFUSED, (str(worker.name), f"{socket.gethostname()}: {why}"))
+    await asyncio.sleep(1.0)  # what was said must leave before the connection does
+    await worker.close(nanny=True, reason="survey-gampen-refused")
+
+
+async def _watch(worker: Worker, ends: float) -> None:
+    """Take no more tasks when the job is about to end, and leave once the last one is done."""
+    await _joined(worker)
+    while enough_time(_slowest()):
+        await asyncio.sleep(1.0)
+    await worker.set_resources(**dict.fromkeys(worker.state.total_resources, 0))
+    left = max(0.0, ends - time.time())
+    worker.log_event(LEAVING, (str(worker.name), f"{left:.0f} s are left of its job"))
+    while worker.state.executing_count:
+        await asyncio.sleep(0.5)
+    await asyncio.sleep(1.0)
+    await worker.close(nanny=True, reason="survey-gampen-end-of-job")
+
+
+def _slowest() -> str:
+    return max(_longest, key=lambda kind: _longest[kind], default="")
+
+
+async def _joined(worker: Worker) -> None:
+    while worker.status.name != "running":
+        await asyncio.sleep(0.1)
