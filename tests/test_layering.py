@@ -28,7 +28,8 @@ ROWS = [
     {"survey_gampen.pool"},
     {"survey_gampen.simulation"},
     {"survey_gampen.run.runner", "survey_gampen.training", "survey_gampen.report"},
-    {"survey_gampen.cli", "survey_gampen.cli_science", "survey_gampen.__main__"},
+    {"survey_gampen.cli", "survey_gampen.cli_cluster", "survey_gampen.cli_science"},
+    {"survey_gampen.__main__"},
 ]
 #: Rooms and files that may know of Dask; what runs on a worker must not need it.
 DASK = (

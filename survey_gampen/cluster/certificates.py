@@ -16,6 +16,8 @@ from pathlib import Path
 
 from distributed import Security
 
+#: In the folder of the results: certificates while a run lasts, and the logs of its jobs.
+FOLDER = ".cluster"
 _FILES = ("ca_file", "client_cert", "client_key", "scheduler_cert", "scheduler_key")
 _WORKER = ("worker_cert", "worker_key")
 

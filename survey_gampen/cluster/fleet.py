@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dask_jobqueue.core import Job
 from distributed import Client, Security
 
 from survey_gampen.cluster import words
+from survey_gampen.cluster.jobqueue import Job
 from survey_gampen.cluster.jobs import make_job, resources
 from survey_gampen.cluster.profile import Ask, Profile
 from survey_gampen.cluster.words import State, Word
@@ -151,11 +151,9 @@ class Fleet:
         # by a worker of its first life, which may go on where its node was only thought lost.
         name = f"{self._batch.name}-{self._count}"
         job = make_job(
-            self._profile.kind,
-            self._batch,
+            self._profile,
             ask,
             self._slots(ask, cuts),
-            self._profile.cuda,
             name=f"{name}-$$",
             scheduler=self._client.scheduler.address,
             security=self._security,

@@ -6,15 +6,14 @@ when they are replaced and what is said of them is the fleet's (:mod:`survey_gam
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from pathlib import Path
 from typing import Any
 
-from dask_jobqueue.core import Job
 from distributed import Security
 
-from survey_gampen.cluster.profile import Ask, Batch
+from survey_gampen.cluster.jobqueue import Job, module
+from survey_gampen.cluster.profile import Ask, Batch, Profile
 
 _CLASSES = {
     "slurm": "SLURMJob",
@@ -61,11 +60,9 @@ def resources(ask: Ask, cuts: bool) -> dict[str, int]:
 
 
 def make_job(
-    kind: str,
-    batch: Batch,
+    profile: Profile,
     ask: Ask,
     slots: dict[str, int],
-    cuda: bool,
     *,
     name: str = "worker",
     scheduler: str = "tls://scheduler:0",
@@ -76,14 +73,12 @@ def make_job(
 
     Parameters
     ----------
-    kind : str
-        Batch system.
-    batch, ask
-        What the profile says, and what this job is to ask for.
+    profile : Profile
+        Of a batch system.
+    ask : Ask
+        What this job is to ask for.
     slots : dict
         Of each of its workers.
-    cuda : bool
-        Whether workers with GPUs must be able to compute on them.
     name : str
         Of the worker.
     scheduler : str
@@ -93,6 +88,8 @@ def make_job(
     logs : Path, optional
         Folder for what the jobs print.
     """
+    kind, batch = profile.kind, profile.batch
+    assert batch is not None
     cores, gpus = ask.threads * ask.processes, ask.gpus * ask.processes
     facts = {"cores": cores, "mib": -(-ask.memory * ask.processes // 2**20), "gpus": gpus}
     # These run scripts by the user's login shell, whatever the first line says.
@@ -117,11 +114,11 @@ def make_job(
         "python": batch.python,
         "protocol": "tls://",
         "security": security,
-        "interface": batch.interface,
+        "interface": profile.interface,
         "local_directory": batch.scratch,
         "death_timeout": 60,
         "log_directory": None if logs is None else str(logs),
-        "job_script_prologue": _prologue(batch, ask, cuda),
+        "job_script_prologue": _prologue(batch, ask, profile.cuda),
         "job_directives_skip": list(ask.skip_directives) or None,
         "worker_extra_args": [
             f"--nthreads {max(_THREADS, slots.get('CPU', 0))}",
@@ -179,12 +176,13 @@ def _prologue(batch: Batch, ask: Ask, cuda: bool) -> list[str]:
 
 
 def _class(kind: str) -> type[Job]:
-    module = importlib.import_module(f"dask_jobqueue.{kind}")
-    found: type[Job] = getattr(module, _CLASSES[kind])
-    return _LSF if kind == "lsf" else found
+    if kind == "lsf":
+        return _LSF
+    found: type[Job] = getattr(module(kind), _CLASSES[kind])
+    return found
 
 
-class _LSF(importlib.import_module("dask_jobqueue.lsf").LSFJob):  # type: ignore[misc]
+class _LSF(module("lsf").LSFJob):  # type: ignore[misc]
     """LSF, whose words dask-jobqueue sends to /dev/null."""
 
     async def _submit_job(self, script_filename: str) -> str:

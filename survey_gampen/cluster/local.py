@@ -15,6 +15,19 @@ from survey_gampen.errors import InputError, OutsideFault
 _LOOPBACK = "127.0.0.1"
 
 
+def worker_settings(profile: Profile) -> dict[str, Any]:
+    """Dask's configuration for workers that are started from here."""
+    threads = {f"{lib}_NUM_THREADS": profile.threads for lib in ("OMP", "MKL", "OPENBLAS")}
+    return {
+        "distributed.worker.daemon": True,
+        # Spilling has nothing to spill: results are small reports.
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.pause": False,
+        "distributed.nanny.pre-spawn-environ": {"MALLOC_TRIM_THRESHOLD_": 65536, **threads},
+    }
+
+
 def scheduler(profile: Profile, security: Security, host: str | None = _LOOPBACK) -> dict[str, Any]:
     """Dask's scheduler, for a cluster's specification; its dashboard is on loopback in any case.
 
@@ -26,8 +39,8 @@ def scheduler(profile: Profile, security: Security, host: str | None = _LOOPBACK
         Where it listens for workers: None for all addresses of this machine.
     """
     where = {} if host is None else {"host": host}
-    if profile.batch and profile.batch.interface:
-        where = {"interface": profile.batch.interface}
+    if profile.interface:
+        where = {"interface": profile.interface}
     options = {
         "protocol": "tls://",
         "security": security,

@@ -46,7 +46,7 @@ _OF_JOB = {
 }
 _KEYS = {
     "local": _COMMON | {"scratch"},
-    "allocation": _COMMON | {"scratch", "shared", "interface"},
+    "allocation": _COMMON | {"scratch", "interface"},
 } | {kind: _COMMON | _OF_ALL | _OF_JOB | {"cutters"} for kind in BATCH}
 
 
@@ -109,8 +109,6 @@ class Batch:
         Interpreter on the nodes; this one, if None.
     prologue : tuple of str
         Shell lines before the worker begins.
-    interface : str or None
-        Network interface by which nodes reach each other.
     shared : str or None
         Folder that all nodes see and nobody else may read; in the run's folder, if None.
     scratch : str or None
@@ -126,7 +124,6 @@ class Batch:
     name: str = "survey-gampen"
     python: str | None = None
     prologue: tuple[str, ...] = ()
-    interface: str | None = None
     shared: str | None = None
     scratch: str | None = None
     patience: int = 60
@@ -161,6 +158,8 @@ class Profile:
         Local folder of the workers.
     window : int
         Partitions in the works for each worker.
+    interface : str or None
+        Network interface by which workers reach the scheduler.
     batch : Batch or None
         How jobs are submitted, if they are.
     """
@@ -176,7 +175,13 @@ class Profile:
     dashboard_port: int
     scratch: str
     window: int
+    interface: str | None = None
     batch: Batch | None = None
+
+    @property
+    def walltime(self) -> int | None:
+        """How long the job of a worker may last [s]; None: for ever, or it is in none."""
+        return self.batch.ask.walltime if self.batch else None
 
 
 def cores() -> int:
@@ -278,7 +283,8 @@ def _resolve(
     name: str, kind: str, path: Path, given: dict[str, Any], wanted: int | None
 ) -> Profile:
     batch = _batch(kind, given, wanted) if kind in BATCH else None
-    ask = batch.ask if batch else _here(given, wanted)
+    resolve = {"allocation": _of_step}.get(kind, _here)
+    ask = batch.ask if batch else resolve(given, wanted)
     scratch = _text(given, "scratch") or tempfile.gettempdir()
     if batch is None and not Path(scratch).is_dir():
         raise ValueError(f"scratch {scratch} is no folder")
@@ -294,6 +300,7 @@ def _resolve(
         dashboard_port=_number(given, "dashboard_port", least=0) or 0,
         scratch=scratch,
         window=_number(given, "window", least=2) or 3,
+        interface=_text(given, "interface"),
         batch=batch,
     )
 
@@ -308,6 +315,20 @@ def _here(given: dict[str, Any], wanted: int | None) -> Ask:
     memory = _bytes(given, "memory")
     memory = MEMORY_LIMIT // workers if memory is None else memory
     return Ask(workers, 1, threads, memory, gpus, walltime=None)
+
+
+def _of_step(given: dict[str, Any], wanted: int | None) -> Ask:
+    """What workers take of a step of Slurm; nothing of it is known outside one."""
+    tasks = int(os.environ.get("SLURM_NTASKS", "3"))
+    return Ask(
+        workers=_number(given, "workers", least=1) or wanted or max(1, tasks - 2),
+        processes=1,
+        threads=_number(given, "threads", least=1)
+        or int(os.environ.get("SLURM_CPUS_PER_TASK") or 1),
+        memory=_bytes(given, "memory") or 0,
+        gpus=_gpus(given),
+        walltime=None,
+    )
 
 
 def _gpus(given: dict[str, Any]) -> int:
@@ -333,7 +354,6 @@ def _batch(kind: str, given: dict[str, Any], wanted: int | None) -> Batch:
         name=_text(given, "name") or "survey-gampen",
         python=_text(given, "python"),
         prologue=_lines(given, "prologue"),
-        interface=_text(given, "interface"),
         shared=None if shared is None else str(Path(os.path.expandvars(shared)).expanduser()),
         scratch=_text(given, "scratch"),
         patience=_number(given, "patience", least=1) or 60,
@@ -343,7 +363,7 @@ def _batch(kind: str, given: dict[str, Any], wanted: int | None) -> Batch:
 
 def _site(kind: str) -> dict[str, Any]:
     """Return what the site has set in dask's own configuration and dask-jobqueue has not."""
-    import dask_jobqueue
+    from survey_gampen.cluster.jobqueue import dask_jobqueue
 
     shipped = Path(dask_jobqueue.__file__).with_name("jobqueue.yaml")
     defaults = yaml.safe_load(shipped.read_text())["jobqueue"][kind]

@@ -12,13 +12,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import dask
 from distributed import Client, SpecCluster
 
 from survey_gampen.cluster import certificates, local
-from survey_gampen.cluster.fleet import Fleet
 from survey_gampen.cluster.profile import Profile
 from survey_gampen.errors import OutsideFault
 
@@ -27,16 +27,21 @@ _DASK = {
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.work-stealing": True,
     "distributed.comm.timeouts.connect": "60s",
-    "distributed.worker.daemon": True,
-    # Spilling has nothing to spill: results are small reports.
-    "distributed.worker.memory.target": False,
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.pause": False,
 }
-#: In the folder of a run: certificates while it lasts, and the logs of its jobs.
-FOLDER = ".cluster"
 #: Seconds without a worker after which a local cluster is given up.
 _PATIENCE = 60.0
+
+
+class Jobs(Protocol):
+    """Jobs of a batch system, looked after."""
+
+    def check(self) -> None:
+        """Raise where no worker will ever come."""
+        ...
+
+    def no_more_work(self) -> None:
+        """Let jobs end without being replaced."""
+        ...
 
 
 @dataclass
@@ -48,13 +53,13 @@ class Cluster:
     profile : Profile
     client : Client
         Connected to the scheduler.
-    fleet : Fleet or None
+    fleet : Jobs or None
         Its jobs, if it has some.
     """
 
     profile: Profile
     client: Client
-    fleet: Fleet | None = None
+    fleet: Jobs | None = None
     _last_seen: float = field(default_factory=time.monotonic, repr=False)
     _looked: float = field(default=0.0, repr=False)
 
@@ -133,15 +138,16 @@ def start(
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message="Port .* is already in use")
-        threads = {f"{lib}_NUM_THREADS": profile.threads for lib in ("OMP", "MKL", "OPENBLAS")}
-        environment = {"MALLOC_TRIM_THRESHOLD_": 65536, **threads}
-        stack.enter_context(
-            dask.config.set(_DASK | {"distributed.nanny.pre-spawn-environ": environment})
-        )
-        if profile.batch is None:
+        stack.enter_context(dask.config.set(_DASK | local.worker_settings(profile)))
+        home = (folder or Path.cwd()).absolute() / certificates.FOLDER
+        if profile.kind == "allocation":
+            from survey_gampen.cluster import allocation
+
+            client = stack.enter_context(allocation.connected(profile, home))
+            yield Cluster(profile, client)
+        elif profile.batch is None:
             yield stack.enter_context(_on_this_machine(profile))
         else:
-            home = (folder or Path.cwd()) / FOLDER
             yield stack.enter_context(_of_jobs(profile, home, say))
 
 
@@ -157,6 +163,8 @@ def _on_this_machine(profile: Profile) -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def _of_jobs(profile: Profile, home: Path, say: Callable[[str], None]) -> Iterator[Cluster]:
+    from survey_gampen.cluster.fleet import Fleet
+
     assert profile.batch is not None
     shared = Path(profile.batch.shared) if profile.batch.shared else home
     logs = home / "logs"

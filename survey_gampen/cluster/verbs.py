@@ -72,7 +72,7 @@ def show(spec: str) -> int:
         print(f"# from the site's jobqueue.yaml: {key}: {value}")
     for asked, slots in _kinds(profile):
         print(f"# {asked.jobs} of these jobs:")
-        job = make_job(profile.kind, profile.batch, asked, slots, profile.cuda)
+        job = make_job(profile, asked, slots)
         print(job.job_script())
     return 0
 

@@ -51,7 +51,8 @@ def _make(root: Path, made: list[Path]) -> None:
                 made.append(path)
     if not os.access(root, os.W_OK | os.X_OK):
         raise InputError(f"{root} may not be written to: give another --out")
-    if not RunDir(root).claims.is_dir() and any(root.iterdir()):
+    run = RunDir(root)  # jobs that are to work here may have left their mark before the client
+    if not run.claims.is_dir() and any(path != run.cluster for path in root.iterdir()):
         raise InputError(f"{root} holds other things than a run: give an empty or new --out")
 
 

@@ -21,6 +21,7 @@ from survey_gampen import commit
 from survey_gampen.catalog import compact as compaction
 from survey_gampen.catalog import hats_out
 from survey_gampen.catalog.sorted import sorted_schema
+from survey_gampen.cluster.allocation import step_aside
 from survey_gampen.cluster.crew import DaskCrew, ask
 from survey_gampen.cluster.profile import Profile, load_profile
 from survey_gampen.cluster.start import Cluster, start
@@ -59,6 +60,7 @@ def run(settings: Settings) -> int:
         Stopped; the same command goes on (75).
     """
     profile = load_profile(settings.cluster)
+    step_aside(profile, Path(settings.out))
     with (
         _signals(),
         folder(Path(settings.out)) as run_dir,
@@ -80,7 +82,9 @@ def run(settings: Settings) -> int:
             cluster = stack.enter_context(start(profile, run_dir.root, say))
             measured = _measure(cluster, inputs, rows)
             claim.check()
-            spec = setup.plan(run_dir, inputs, rows, measured, profile, staging)
+            spec = setup.plan(
+                run_dir, inputs, rows, measured, profile.workers, profile.walltime, staging
+            )
         inputs.source.close()
         tell_plan(spec, profile.workers)
         if settings.plan_only:
@@ -111,6 +115,7 @@ def resume(out: str | Path, cluster_name: str | None = None, redo: str | None = 
     flag = None if redo is None else todo.flag_of(redo)
     spec = read_spec(run_dir)
     profile = load_profile(cluster_name or spec.settings.cluster)
+    step_aside(profile, run_dir.root)
     with _signals(), commit.outside_faults(run_dir.root), Claim(run_dir) as claim:
         staging = run_dir.staging(claim.token)
         spec = setup.begin(run_dir, read_spec(run_dir), staging)

@@ -13,7 +13,6 @@ from typing import Any
 from survey_gampen import __version__
 from survey_gampen.catalog.sort import sort_catalog
 from survey_gampen.catalog.source import Catalog, open_catalog
-from survey_gampen.cluster.profile import Profile
 from survey_gampen.config import Settings
 from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.images.base import ImageSource
@@ -160,7 +159,13 @@ def sort_rows(run: RunDir, inputs: Inputs, staging: Path) -> int:
 
 
 def plan(
-    run: RunDir, inputs: Inputs, rows: int, measured: Measured, profile: Profile, staging: Path
+    run: RunDir,
+    inputs: Inputs,
+    rows: int,
+    measured: Measured,
+    workers: int,
+    walltime: float | None,
+    staging: Path,
 ) -> RunSpec:
     """Cut the sorted rows into partitions and write plan.parquet and run.toml.
 
@@ -172,13 +177,15 @@ def plan(
         Number of sorted rows.
     measured : Measured
         What a worker resolved and how long it took.
-    profile : Profile
-        Of the workers: how many, and how long each may last.
+    workers : int
+        How many work at once.
+    walltime : float or None
+        How long the job of a worker may last [s].
     staging : Path
     """
     settings = inputs.settings
     size = inputs.checkpoint.config.size
-    at_most = settings.partition_rows or partition_rows(measured, rows, profile)
+    at_most = settings.partition_rows or partition_rows(measured, rows, workers, walltime)
     totals = write_plan(run.plan, make_plan(run.catalog, at_most), at_most, staging)
     keep = settings.keep_cutouts
     if keep is None:
@@ -211,7 +218,9 @@ def plan(
     return spec
 
 
-def partition_rows(measured: Measured, rows: int, profile: Profile) -> int:
+def partition_rows(
+    measured: Measured, rows: int, workers: int, walltime: float | None = None
+) -> int:
     """Return how many rows a partition should have: a few minutes' work, whole batches.
 
     A small catalogue is cut finer, down to a minute, so that each worker has several; and where
@@ -219,10 +228,10 @@ def partition_rows(measured: Measured, rows: int, profile: Profile) -> int:
     """
     batch = int(measured.engine["batch"])
     seconds = max(measured.seconds_per_galaxy, 1e-6)
-    share = rows * seconds / (4 * max(1, profile.workers))
+    share = rows * seconds / (4 * max(1, workers))
     wanted = min(max(min(TARGET_SECONDS, share), LEAST_SECONDS), MOST_SECONDS)
-    if profile.batch and profile.batch.ask.walltime:
-        wanted = min(wanted, profile.batch.ask.walltime / JOB_SHARE)
+    if walltime is not None:
+        wanted = min(wanted, walltime / JOB_SHARE)
     wanted /= seconds
     return max(1, round(wanted / batch)) * batch
 

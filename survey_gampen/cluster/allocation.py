@@ -1,0 +1,151 @@
+"""Inside one allocation: `srun survey-gampen run ... --cluster allocation`.
+
+All ranks of the step run the same command. Rank 0 becomes Dask's scheduler, rank 1 the client, all
+others workers (dask-jobqueue's ``SLURMRunner``). They find each other by a folder that all nodes
+see, and that nobody else can enter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import dask
+from distributed import Client, Security
+
+from survey_gampen.cluster import certificates
+from survey_gampen.cluster.jobqueue import module
+from survey_gampen.cluster.local import scheduler, worker_settings
+from survey_gampen.cluster.profile import Profile
+from survey_gampen.errors import InputError, OutsideFault
+
+_CLIENT = 1
+_PATIENCE = 300.0
+
+
+def step_aside(profile: Profile, out: Path) -> None:
+    """Be scheduler or worker, if that is what this rank is; return only where it is the client.
+
+    Parameters
+    ----------
+    profile : Profile
+        Nothing happens unless it is that of an allocation.
+    out : Path
+        Folder of the results; the ranks meet in it.
+
+    Raises
+    ------
+    InputError
+        As :func:`is_client`.
+    """
+    if profile.kind == "allocation" and not is_client():
+        _serve(profile, out.absolute() / certificates.FOLDER)
+
+
+def is_client() -> bool:
+    """Whether this process is the one that plans and publishes the run.
+
+    Raises
+    ------
+    InputError
+        If this is no step of Slurm, or one of too few tasks.
+    """
+    try:
+        rank, size = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
+    except KeyError:
+        raise InputError(
+            "cluster profile allocation works inside an allocation of Slurm: srun survey-gampen ..."
+        ) from None
+    if size < 3:
+        raise InputError(
+            f"srun has {size} tasks: give 3 or more (scheduler, client, and one for each worker)"
+        )
+    return rank == _CLIENT
+
+
+def _serve(profile: Profile, folder: Path) -> NoReturn:
+    place = _place(folder)
+    if os.environ["SLURM_PROCID"] == "0":
+        with _meeting_place(place) as security:
+            _be(profile, security, place)
+    else:
+        _be(profile, _security(place), place)
+    sys.exit(0)
+
+
+@contextlib.contextmanager
+def connected(profile: Profile, folder: Path) -> Iterator[Client]:
+    """Be the client: yield the connection to the scheduler, and end all on leaving."""
+    place = _place(folder)
+    security = _security(place)
+    file, begun = place / "scheduler.json", time.monotonic()
+    while not file.exists():
+        if time.monotonic() - begun > _PATIENCE:
+            raise OutsideFault("the scheduler of this allocation did not start: look at rank 0")
+        time.sleep(0.2)
+    client = Client(scheduler_file=str(file), security=security, set_as_default=False)
+    try:
+        yield client
+    finally:
+        with contextlib.suppress(Exception):
+            client.shutdown()
+
+
+def _place(folder: Path) -> Path:
+    step = "-".join(os.environ.get(f"SLURM_{key}", "0") for key in ("JOB_ID", "STEP_ID"))
+    return folder / f"allocation-{step}"
+
+
+@contextlib.contextmanager
+def _meeting_place(place: Path) -> Iterator[Security]:
+    """Certificates in a folder that is there, whole, from one moment to the next."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    making = place.with_name(f".{place.name}")
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir(mode=0o700)
+    certificates.write(making)
+    making.rename(place)
+    try:
+        yield certificates.read(place)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _security(place: Path) -> Security:
+    begun = time.monotonic()
+    while not place.is_dir():
+        if time.monotonic() - begun > _PATIENCE:
+            raise OutsideFault(f"rank 0 did not make {place}: do all nodes see this folder?")
+        time.sleep(0.2)
+    return certificates.read(place)
+
+
+def _be(profile: Profile, security: Security, place: Path) -> None:
+    slots = {"GPU" if profile.gpus else "INFER": 1, "CPU": 1}
+    if profile.gpus:
+        os.environ["SURVEY_GAMPEN_GPU"] = "cuda" if profile.cuda else "any"
+    options: dict[str, Any] = {
+        "protocol": "tls://",
+        "security": security,
+        "nthreads": sum(slots.values()),
+        "resources": slots,
+        "memory_limit": profile.memory or None,
+        "dashboard_address": "127.0.0.1:0",
+        "local_directory": profile.scratch,
+        "preload": ["survey_gampen.cluster.worker"],
+    }
+    where = dict(scheduler(profile, security, host=None)["options"])
+    # The runner ends by sending itself an interrupt.
+    with dask.config.set(worker_settings(profile)), contextlib.suppress(KeyboardInterrupt):
+        module("slurm").SLURMRunner(
+            scheduler_file=str(place / "scheduler.json"),
+            scheduler_options=where,
+            worker_class="distributed.Nanny",
+            worker_options=options,
+        )
