@@ -13,10 +13,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from survey_gampen import __version__, cli_cluster, cli_science
 from survey_gampen.cli_science import Verbs
 from survey_gampen.errors import GampenError, InputError, Interrupted
+
+if TYPE_CHECKING:
+    from survey_gampen.config import Settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code.
     """
-    args = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    args = parser().parse_args(words)
+    args.words = words[1:]
     try:
         return int(args.call(args))
     except GampenError as error:
@@ -63,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"survey-gampen {__version__}")
     verbs = top.add_subparsers(metavar="VERB", required=True)
     _add_run(verbs)
+    _add_submit(verbs)
     _add_resume(verbs)
     _add_status(verbs)
     _add_compact(verbs)
@@ -80,6 +87,21 @@ def _add_run(verbs: Verbs) -> None:
         epilog="Options may also stand in survey-gampen.toml beside the catalogue, in --config, or "
         "in the catalogue's Parquet metadata under the key survey_gampen; the command line wins.",
     )
+    _add_run_options(run)
+    run.set_defaults(call=_run)
+
+
+def _add_submit(verbs: Verbs) -> None:
+    submit = verbs.add_parser(
+        "submit",
+        help="as run, in a batch job of its own that goes on in the next one until all is done",
+        epilog="--cluster names a batch system's profile; its key `driver` sizes this job.",
+    )
+    _add_run_options(submit)
+    submit.set_defaults(call=_submit)
+
+
+def _add_run_options(run: argparse.ArgumentParser) -> None:
     add = run.add_argument
     add(
         "catalog",
@@ -127,14 +149,28 @@ def _add_run(verbs: Verbs) -> None:
     )
     add("--plan-only", action="store_true", help="print the plan and its cost, and stop")
     add("--config", type=Path, metavar="FILE", help="TOML file with any of these options")
-    run.set_defaults(call=_run)
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    from survey_gampen.config import resolve
+
+    others = ("call", "config", "words")
+    given = {key: value for key, value in vars(args).items() if key not in others}
+    return resolve(given, args.config)
+
+
+def _submit(args: argparse.Namespace) -> int:
+    settings = _settings(args)
+    from survey_gampen.cluster.driver import submit
+    from survey_gampen.cluster.profile import load_profile
+
+    job = submit(load_profile(settings.cluster), args.words, Path(settings.out))
+    print(f"job {job} runs it; see how far it is: survey-gampen status {settings.out}")
+    return 0
 
 
 def _run(args: argparse.Namespace) -> int:
-    from survey_gampen.config import resolve
-
-    given = {key: value for key, value in vars(args).items() if key not in ("call", "config")}
-    settings = resolve(given, args.config)
+    settings = _settings(args)
     # Only now, for it loads Dask: a slip in the settings is told at once.
     from survey_gampen.run.runner import run
 

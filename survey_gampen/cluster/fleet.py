@@ -163,12 +163,12 @@ class Fleet:
             asyncio.run(_start(job))
         except (RuntimeError, ValueError) as error:
             raise InputError(
-                f"{self._profile.kind} refuses the job ({_said(error)}): put profile"
+                f"{self._profile.kind} refuses the job ({said_by(error)}): put profile"
                 f" {self._profile.path} right, see `survey-gampen cluster show`"
             ) from error
         except (OSError, TimeoutError) as error:
             raise OutsideFault(
-                f"a job could not be submitted ({type(error).__name__}: {_said(error)}): is"
+                f"a job could not be submitted ({type(error).__name__}: {said_by(error)}): is"
                 f" {job.submit_command.split()[0]} on this machine?"
             ) from error
         self._posted[name] = Posted(name, job, ask, cuts)
@@ -280,7 +280,7 @@ async def _start(job: Job) -> None:
     await asyncio.wait_for(job.start(), _PATIENCE)
 
 
-def _said(error: BaseException) -> str:
+def said_by(error: BaseException) -> str:
     """What the batch system said, out of dask-jobqueue's message."""
     text = str(error)
     _, found, stderr = text.partition("stderr:")

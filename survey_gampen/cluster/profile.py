@@ -36,6 +36,7 @@ KINDS = ("local", *BATCH, "allocation")
 MOST_THREADS = 4  # convolutions of this size gain little from more
 #: What a job asks for where neither profile nor site says.
 _CORES, _MEMORY, _WALLTIME = 4, 16 * 2**30, 2 * 3600
+_DRIVER_MEMORY = 4 * 2**30
 
 _COMMON = {"kind", "workers", "threads", "memory", "gpus", "cuda", "dashboard_port", "window"}
 #: Of all workers of a batch system, and of one job.
@@ -47,7 +48,7 @@ _OF_JOB = {
 _KEYS = {
     "local": _COMMON | {"scratch"},
     "allocation": _COMMON | {"scratch", "interface"},
-} | {kind: _COMMON | _OF_ALL | _OF_JOB | {"cutters"} for kind in BATCH}
+} | {kind: _COMMON | _OF_ALL | _OF_JOB | {"cutters", "driver"} for kind in BATCH}
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,8 @@ class Batch:
         Workers that infer; they cut too where there are no others for that.
     cutters : Ask or None
         Workers without a GPU that cut.
+    driver : Ask
+        The client's own job, where it is one.
     name : str
         Of the jobs.
     python : str or None
@@ -121,6 +124,7 @@ class Batch:
 
     ask: Ask
     cutters: Ask | None = None
+    driver: Ask = field(default_factory=lambda: Ask(1, 1, 1, _DRIVER_MEMORY, 0, _WALLTIME))
     name: str = "survey-gampen"
     python: str | None = None
     prologue: tuple[str, ...] = ()
@@ -340,17 +344,15 @@ def _gpus(given: dict[str, Any]) -> int:
 
 def _batch(kind: str, given: dict[str, Any], wanted: int | None) -> Batch:
     site = _site(kind)
-    cutters = given.get("cutters")
-    if cutters is not None:
-        if not isinstance(cutters, dict):
-            raise ValueError("cutters must be keys and values")
-        check_keys(map(str, cutters), _OF_JOB, "cutters")
-        of_all = {key: value for key, value in given.items() if key in ("queue", "account")}
-        cutters = _ask(kind, of_all | cutters, site, None)
+    cutters = _other(kind, given, "cutters", site)
+    small = {"threads": 1, "memory": _DRIVER_MEMORY, "workers": 1, "processes": 1}
+    driver = _other(kind, given, "driver", site, small)
+    assert driver is not None
     shared = _text(given, "shared")
     return Batch(
         ask=_ask(kind, given, site, wanted),
         cutters=cutters,
+        driver=driver,
         name=_text(given, "name") or "survey-gampen",
         python=_text(given, "python"),
         prologue=_lines(given, "prologue"),
@@ -359,6 +361,25 @@ def _batch(kind: str, given: dict[str, Any], wanted: int | None) -> Batch:
         patience=_number(given, "patience", least=1) or 60,
         from_site=site,
     )
+
+
+def _other(
+    kind: str,
+    given: dict[str, Any],
+    key: str,
+    site: Mapping[str, Any],
+    usual: dict[str, Any] | None = None,
+) -> Ask | None:
+    """Another kind of job, which has what it does not set itself in common with the first."""
+    own = given.get(key)
+    if own is None and usual is None:
+        return None
+    if not isinstance(own, dict | None):
+        raise ValueError(f"{key} must be keys and values")
+    own = (usual or {}) | (own or {})
+    check_keys(map(str, own), _OF_JOB, key)
+    common = {k: v for k, v in given.items() if k in ("queue", "account", "walltime")}
+    return _ask(kind, common | own, site, None)
 
 
 def _site(kind: str) -> dict[str, Any]:

@@ -75,6 +75,11 @@ class RunDir:
         """What jobs of a batch system print."""
         return self.root / ".cluster"
 
+    @property
+    def drivers(self) -> Path:
+        """A line for each beginning and end of a driver's job (cluster/driver.py)."""
+        return self.cluster / "driver.log"
+
     def staging(self, token: str) -> Path:
         """The corner of the staging area that belongs to the client `token`."""
         return self.staging_root / token

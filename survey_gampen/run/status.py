@@ -60,13 +60,16 @@ def status(run: RunDir) -> dict[str, Any]:
     dict
         ``state`` (planning, running, stopped, complete, finished with quarantine), ``client``,
         ``partitions`` and ``galaxies`` (planned, cut, published, quarantined), ``rate``
-        (galaxies/s), ``quarantined`` (a list of notes).
+        (galaxies/s), ``drivers`` (what submitted clients noted, line by line), ``quarantined``
+        (a list of notes).
     """
     alive = holder_of(run)
     client = str(alive[0]) if alive else None
+    drivers = run.drivers.read_text().splitlines() if run.drivers.exists() else []
     if not run.run_toml.exists():
         if alive:
-            return {"out": str(run.root), "state": "planning", "client": client}
+            planning = {"out": str(run.root), "state": "planning", "client": client}
+            return planning | {"drivers": drivers}
         raise InputError(f"{run.root} holds no planned run: give the folder of one")
     spec = read_spec(run)
     notes = list(quarantine.notes(run))
@@ -96,6 +99,7 @@ def status(run: RunDir) -> dict[str, Any]:
             "quarantined": work.quarantined_rows,
         },
         "rate": _rate(run, spec),
+        "drivers": drivers,
         "quarantined": [{k: v for k, v in n.items() if k != "traceback"} for n in notes],
     }
 
@@ -122,6 +126,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     client = report["client"]
     by = f", by {client}" if client else ""
     lines = [f"{report['out']}: {report['state']}{by}"]
+    lines += [f"driver: {line}" for line in report["drivers"]]
     if "partitions" not in report:
         return lines
     lines.append(f"{'':12}{'planned':>12}{'cut':>12}{'published':>12}{'quarantined':>12}")
