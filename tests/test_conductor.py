@@ -67,6 +67,10 @@ class Crew:
         if worker in self.names:  # two tasks may have told
             self.names.remove(worker)
 
+    def tell(self, state: dict[str, Any]) -> None:
+        assert sum(state["partitions"].values()) == len(PLAN)
+        self.told = state
+
     def no_more_work(self) -> None:
         self.enough = len(self.log)
 
@@ -74,13 +78,14 @@ class Crew:
 @pytest.fixture
 def conduct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Crew], int]:
     run = RunDir(tmp_path)
-    spec = type("Spec", (), {"engine": {"batch": 8}})()
+    plan = type("Plan", (), {"partitions": len(PLAN)})()
+    spec = type("Spec", (), {"engine": {"batch": 8}, "plan": plan})()
 
     def go(crew: Crew) -> int:
         monkeypatch.setattr(conducting, "is_cut", lambda run, spec, p: p.name in crew.cut)
         meter = Meter(120, 0, Console(file=io.StringIO()))
         flow = Conductor(run, spec, "000001", crew, meter, 3, lambda: None)
-        return flow.go((Job(p) for p in PLAN), 0, 0)
+        return flow.go((Job(p) for p in PLAN), 0, 0, 0)
 
     return go
 

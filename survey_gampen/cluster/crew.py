@@ -13,10 +13,13 @@ from typing import Any, TypeVar
 from distributed import Future, KilledWorker, get_worker
 
 from survey_gampen.cluster import worker as at_worker
+from survey_gampen.cluster.page import STATE
 from survey_gampen.cluster.start import Cluster
 from survey_gampen.errors import OutsideFault, UnfitWorker, WorkerLeaving, WorkerLost
 
 _TOPIC = "galaxies"
+#: Seconds between two words to the dashboard.
+_TELL = 2.0
 
 T = TypeVar("T")
 
@@ -85,7 +88,7 @@ class DaskCrew:
         self._longest: dict[str, float] = {}
         self._kind: dict[str, str] = {}
         self._seats: Counter[str] = Counter()
-        self._looked = 0.0
+        self._looked = self._told = 0.0
         self._client.subscribe_topic(_TOPIC, self._hear)
 
     def seats(self, slot: str) -> int:
@@ -157,6 +160,13 @@ class DaskCrew:
         self._client.retire_workers([worker])
         self._looked = 0.0
 
+    def tell(self, state: dict[str, Any]) -> None:
+        """Tell the dashboard how far the run is; now and then is enough."""
+        now = time.monotonic()
+        if now - self._told > _TELL:
+            self._told = now
+            self._client.log_event(STATE, state)
+
     def no_more_work(self) -> None:
         """Hear that all work is given out: workers that end now need not be replaced."""
         self._cluster.no_more_work()
@@ -174,8 +184,13 @@ def _do(function: Callable[..., Any], key: str, slot: str, longest: float, *args
     if not at_worker.enough_time(slot):
         raise WorkerLeaving(f"the job of {worker.name} ends too soon for another task")
     begun = time.monotonic()
+
+    def tick(galaxies: int) -> None:
+        at_worker.through(galaxies)
+        worker.log_event(_TOPIC, (key, galaxies))
+
     try:
-        return function(*args, tick=lambda galaxies: worker.log_event(_TOPIC, (key, galaxies)))
+        return function(*args, tick=tick)
     except UnfitWorker as error:
         error.where = worker.address
         raise

@@ -6,6 +6,7 @@ import fcntl
 import os
 import re
 import socket
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -60,6 +61,18 @@ def hold_gpu(place: int = 0, cuda: bool = True) -> str:
     name = _uuid() if cuda else f"{_node()}-{devices[place]}"
     _lock(name)
     return name
+
+
+def gpu_metrics() -> dict[str, float]:
+    """Memory and use of the GPU that this process computes on; nothing before it does."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    free, total = torch.cuda.mem_get_info()
+    found = {"gpu_memory_used_bytes": float(total - free), "gpu_memory_total_bytes": float(total)}
+    with suppress(ImportError, RuntimeError, AttributeError):  # NVML is no part of torch
+        found["gpu_utilisation_ratio"] = torch.cuda.utilization() / 100
+    return found
 
 
 def _uuid() -> str:

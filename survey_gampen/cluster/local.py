@@ -6,6 +6,7 @@ import logging
 import os
 from typing import Any
 
+import dask
 from distributed import Nanny, Scheduler, Security, SpecCluster
 
 from survey_gampen.cluster.gpu import visible
@@ -13,6 +14,7 @@ from survey_gampen.cluster.profile import Profile
 from survey_gampen.errors import InputError, OutsideFault
 
 _LOOPBACK = "127.0.0.1"
+_PAGE = "survey_gampen.cluster.page"
 
 
 def worker_settings(profile: Profile) -> dict[str, Any]:
@@ -47,6 +49,9 @@ def scheduler(profile: Profile, security: Security, host: str | None = _LOOPBACK
         "dashboard": True,
         "dashboard_address": f"{_LOOPBACK}:{profile.dashboard_port}",
     }
+    routes = dask.config.get("distributed.scheduler.http.routes")
+    if _PAGE not in routes:
+        dask.config.set({"distributed.scheduler.http.routes": [*routes, _PAGE]})
     return {"cls": Scheduler, "options": options | where}
 
 

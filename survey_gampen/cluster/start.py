@@ -105,7 +105,7 @@ class Cluster:
         port = urlsplit(link).port
         host = socket.gethostname()
         return [
-            f"dashboard: {link}",
+            f"dashboard: {link}, this run: http://127.0.0.1:{port}/survey-gampen",
             f"  from another machine: ssh -N -L {port}:127.0.0.1:{port} {getpass.getuser()}@{host}",
         ]
 

@@ -18,9 +18,10 @@ import os
 import signal
 import socket
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
-from survey_gampen.cluster.gpu import hold_gpu
+from survey_gampen.cluster.gpu import gpu_metrics, hold_gpu
 from survey_gampen.errors import UnfitWorker
 
 if TYPE_CHECKING:
@@ -32,11 +33,17 @@ LEAVING, REFUSED = "survey-gampen-leaving", "survey-gampen-refused"
 #: many seconds.
 MARGIN, GRACE = 1.5, 10.0
 
+#: The rate of a worker is that of so many seconds [s].
+_LATE = 60.0
+
 _longest: dict[str, float] = {}
+_begun = time.monotonic()
+_through: deque[tuple[float, int]] = deque([(_begun, 0)])
 
 
 async def dask_setup(worker: Worker) -> None:
     """Prepare the process; called by distributed before the worker joins."""
+    worker.metrics["survey_gampen"] = metrics
     # The terminal sends its interrupt to all processes of the run. The client ends the workers
     # itself, in order, and one that died first would look like one that was lost.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -69,6 +76,25 @@ def enough_time(kind: str, now: float | None = None) -> bool:
         return True
     left = ends - (time.time() if now is None else now)
     return left > MARGIN * _longest.get(kind, 0.0) + GRACE
+
+
+def through(galaxies: int) -> None:
+    """Remember that so many galaxies more are through the network."""
+    now = time.monotonic()
+    _through.append((now, _through[-1][1] + galaxies))
+    while len(_through) > 2 and _through[1][0] < now - _LATE:
+        _through.popleft()
+
+
+def metrics(worker: Worker | None = None) -> dict[str, float]:
+    """What a heartbeat tells: galaxies so far and of late, the GPU's memory and use."""
+    first, last = _through[0], _through[-1]
+    seconds = max(time.monotonic() - max(first[0], time.monotonic() - _LATE), 1.0)
+    found = {
+        "galaxies_total": float(last[1]),
+        "galaxies_per_second": (last[1] - first[1]) / seconds,
+    }
+    return found | gpu_metrics()
 
 
 def _place(name: str) -> int:

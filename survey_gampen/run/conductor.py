@@ -6,7 +6,7 @@ Dask's, over a laptop or a cluster, is told in :mod:`survey_gampen.cluster`; tes
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -47,6 +47,10 @@ class Crew(Protocol):
 
     def retire(self, worker: str) -> None:
         """Send a worker away."""
+        ...
+
+    def tell(self, state: dict[str, Any]) -> None:
+        """Hear how far the run is."""
         ...
 
     def no_more_work(self) -> None:
@@ -99,25 +103,24 @@ class Conductor:
         self._waiting: dict[str, deque[Job]] = {CUT: deque(), INFER: deque()}
         self._running: dict[str, Job] = {}
         self._held: dict[int, Job] = {}
-        self._done_rows = 0
-        self._quarantined = 0
+        self._done_rows = self._published = self._quarantined = 0
 
-    def go(self, jobs: Iterator[Job], done_rows: int, quarantined: int) -> int:
+    def go(self, jobs: Iterator[Job], done_rows: int, published: int, quarantined: int) -> int:
         """Do all jobs; return the number of quarantined partitions.
 
         Parameters
         ----------
         jobs : iterator of Job
             Read only as far as the window goes.
-        done_rows, quarantined : int
-            Galaxies published and partitions given up before.
+        done_rows, published, quarantined : int
+            Galaxies and partitions published, and partitions given up before.
 
         Raises
         ------
         OutsideFault
             Stopped for a cause outside the data; nothing was quarantined for it.
         """
-        self._done_rows, self._quarantined = done_rows, quarantined
+        self._done_rows, self._published, self._quarantined = done_rows, published, quarantined
         while True:
             self._halted()
             seats = self._crew.seats(INFER)
@@ -184,6 +187,7 @@ class Conductor:
                 self._waiting[INFER].append(job)
                 return
             self._done_rows += job.partition.rows
+            self._published += 1
             quarantine.clear(self._run, job.partition)
             for guilty in self._triage.published(index):
                 self._quarantine(self._held.pop(guilty))
@@ -217,3 +221,16 @@ class Conductor:
     def _show(self) -> None:
         extra = sum(self._crew.through(k) for k, j in self._running.items() if j.stage == INFER)
         self._meter.show(self._done_rows, extra, self._quarantined)
+        self._crew.tell(self._meter.state() | {"partitions": self._states()})
+
+    def _states(self) -> dict[str, int]:
+        """How many partitions are in which state."""
+        running = Counter(job.stage for job in self._running.values())
+        known = {
+            "cutting": running[CUT],
+            "cut": len(self._waiting[INFER]),
+            "inferring": running[INFER],
+            "published": self._published,
+            "quarantined": self._quarantined,
+        }
+        return {"waiting": max(0, self._spec.plan.partitions - sum(known.values()))} | known

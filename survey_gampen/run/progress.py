@@ -101,6 +101,14 @@ class Meter:
             self._last_line = now
             self._console.print(self._line(), highlight=False, soft_wrap=True)
 
+    def state(self) -> dict[str, float]:
+        """The same numbers for programs."""
+        return {
+            "galaxies_planned": self._total,
+            "galaxies_done": self._done + self._extra,
+            "galaxies_per_second": self.rate,
+        }
+
     @property
     def rate(self) -> float:
         """Galaxies a second since this client began."""

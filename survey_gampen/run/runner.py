@@ -198,7 +198,7 @@ def _finish(
                 )
                 partitions = todo.left(run_dir, skipped, again)
                 jobs = (Job(p, again=p.index in again) for p in partitions)
-                conductor.go(jobs, work.published_rows, before)
+                conductor.go(jobs, work.published_rows, work.published, before)
     except BaseException:
         # What stopped the run is what the user must hear of, not what follows from it.
         if not claim.lost.is_set():  # else the next client does it
