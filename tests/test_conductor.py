@@ -19,6 +19,7 @@ from survey_gampen.errors import (
 )
 from survey_gampen.run import conductor as conducting
 from survey_gampen.run import quarantine
+from survey_gampen.run.attempts import Attempts
 from survey_gampen.run.conductor import Conductor, Job
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.plan import Partition
@@ -83,8 +84,9 @@ def conduct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Crew],
 
     def go(crew: Crew) -> int:
         monkeypatch.setattr(conducting, "is_cut", lambda run, spec, p: p.name in crew.cut)
+        notes = Attempts(tmp_path / "attempts.log")
         meter = Meter(120, 0, Console(file=io.StringIO()))
-        flow = Conductor(run, spec, "000001", crew, meter, 3, lambda: None)
+        flow = Conductor(run, spec, "000001", crew, meter, 3, lambda: None, notes)
         return flow.go((Job(p) for p in PLAN), 0, 0, 0)
 
     return go
@@ -210,7 +212,9 @@ def test_an_unfit_worker_leaves(conduct: Any) -> None:
     assert crew.names == ["w1"]
 
 
-def test_a_task_that_a_leaving_worker_did_not_begin_is_no_failure(conduct: Any) -> None:
+def test_a_task_that_a_leaving_worker_did_not_begin_is_no_failure(
+    conduct: Any, tmp_path: Path
+) -> None:
     left: set[str] = set()
 
     def behave(slot: str, partition: Partition, batch: Any) -> Any:
@@ -223,6 +227,10 @@ def test_a_task_that_a_leaving_worker_did_not_begin_is_no_failure(conduct: Any) 
     assert conduct(crew) == 0
     assert len(crew.log) == 4 * len(PLAN)
     assert crew.enough == len(crew.log)  # said when nothing was left to give out
+    lines = (tmp_path / "attempts.log").read_text().splitlines()
+    ends = [line for line in lines if " after " in line]
+    assert len(lines) == 2 * len(ends) == 2 * len(crew.log)
+    assert sum("not begun" in line for line in ends) == 2 * len(PLAN)
 
 
 def test_without_workers_the_run_stops(conduct: Any) -> None:

@@ -190,7 +190,8 @@ def _do(function: Callable[..., Any], key: str, slot: str, longest: float, *args
         worker.log_event(_TOPIC, (key, galaxies))
 
     try:
-        return function(*args, tick=tick)
+        result = function(*args, tick=tick)
+        return {**result, "worker": str(worker.name)} if isinstance(result, dict) else result
     except UnfitWorker as error:
         error.where = worker.address
         raise

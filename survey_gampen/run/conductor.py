@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from survey_gampen.errors import OutsideFault, UnfitWorker, WorkerLeaving
 from survey_gampen.run import quarantine, task
+from survey_gampen.run.attempts import Attempts
 from survey_gampen.run.groups import is_cut
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.plan import Partition
@@ -84,6 +85,8 @@ class Conductor:
         Partitions in the works for each worker.
     halted : callable
         Called all the time; raises where the run must stop.
+    attempts : Attempts
+        Notes them.
     """
 
     def __init__(
@@ -95,10 +98,11 @@ class Conductor:
         meter: Meter,
         window: int,
         halted: Callable[[], None],
+        attempts: Attempts,
     ) -> None:
         self._run, self._spec, self._token = run, spec, token
         self._crew, self._meter, self._window = crew, meter, window
-        self._halted = halted
+        self._halted, self._attempts = halted, attempts
         self._triage = Triage()
         self._waiting: dict[str, deque[Job]] = {CUT: deque(), INFER: deque()}
         self._running: dict[str, Job] = {}
@@ -131,7 +135,9 @@ class Conductor:
                 if not self._running:
                     break
             for key, outcome in self._crew.finished(timeout=0.5):
-                self._take(self._running.pop(key), outcome)
+                job = self._running.pop(key)
+                self._attempts.ended(key, job.stage, job.partition.name, outcome)
+                self._take(job, outcome)
             self._show()
         for index in self._triage.at_the_end():
             self._quarantine(self._held.pop(index))
@@ -167,6 +173,7 @@ class Conductor:
                 job.number += 1
                 key = f"{stage}-{job.partition.name}-{self._token}-{job.number}"
                 self._running[key] = job
+                self._attempts.begins(key, stage, job.partition.name)
                 self._crew.submit(key, stage, *self._call(job))
 
     def _call(self, job: Job) -> tuple[Any, ...]:

@@ -76,6 +76,11 @@ class RunDir:
         return self.root / ".cluster"
 
     @property
+    def attempts(self) -> Path:
+        """A line for each beginning and end of an attempt at a partition."""
+        return self.root / "attempts.log"
+
+    @property
     def drivers(self) -> Path:
         """A line for each beginning and end of a driver's job (cluster/driver.py)."""
         return self.cluster / "driver.log"

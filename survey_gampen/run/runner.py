@@ -28,6 +28,7 @@ from survey_gampen.cluster.start import Cluster, start
 from survey_gampen.config import Settings
 from survey_gampen.errors import GampenError, InputError, Interrupted, OutsideFault
 from survey_gampen.run import quarantine, setup, space, todo
+from survey_gampen.run.attempts import Attempts
 from survey_gampen.run.claim import Claim
 from survey_gampen.run.conductor import INFER, Conductor, Job
 from survey_gampen.run.folder import all_or_nothing, folder
@@ -195,6 +196,7 @@ def _finish(
                     meter,
                     profile.window,
                     claim.check,
+                    stack.enter_context(Attempts(run_dir.attempts)),
                 )
                 partitions = todo.left(run_dir, skipped, again)
                 jobs = (Job(p, again=p.index in again) for p in partitions)

@@ -1,0 +1,72 @@
+"""A line for each beginning and end of each attempt at a partition: who did what, when, how long.
+
+It is for people and for counting; nothing reads it to decide anything.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from survey_gampen.errors import WorkerLeaving, WorkerLost
+
+
+class Attempts:
+    """Appends to a file, line by line.
+
+    Parameters
+    ----------
+    path : Path
+        Made where it is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", buffering=1)
+        self._begun: dict[str, float] = {}
+
+    def __enter__(self) -> Attempts:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def begins(self, key: str, stage: str, partition: str) -> None:
+        """Note that an attempt was given out.
+
+        Parameters
+        ----------
+        key : str
+            Its name, no other has it.
+        stage : str
+            ``cut`` or ``infer``.
+        partition : str
+        """
+        self._begun[key] = time.monotonic()
+        self._write(key, stage, partition, "begins")
+
+    def ended(self, key: str, stage: str, partition: str, outcome: Any) -> None:
+        """Note how it ended: with a report or with an exception."""
+        seconds = time.monotonic() - self._begun.pop(key)
+        self._write(key, stage, partition, f"{_words(outcome)} after {seconds:.1f} s")
+
+    def _write(self, key: str, stage: str, partition: str, words: str) -> None:
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        self._file.write(f"{now} {stage} {partition} {key} {words}\n")
+
+
+def _words(outcome: Any) -> str:
+    if isinstance(outcome, WorkerLeaving):
+        return "not begun"
+    if isinstance(outcome, WorkerLost):
+        return "lost"
+    if isinstance(outcome, BaseException):
+        return f"failed ({' '.join(f'{type(outcome).__name__}: {outcome}'.split())})"
+    where = f" on {outcome['worker']}" if "worker" in outcome else ""
+    return f"done{where}"
