@@ -1,0 +1,182 @@
+"""Profiles of batch systems: what is asked for, in whose words, and what a site has set itself."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import dask
+import pytest
+
+from survey_gampen.cli import main
+from survey_gampen.cluster import profile as profiles
+from survey_gampen.cluster.driver import script
+from survey_gampen.cluster.jobs import make_job, resources
+from survey_gampen.cluster.profile import BATCH, Profile, known, load_profile
+from survey_gampen.errors import InputError
+
+
+def job_script(profile: Profile) -> str:
+    assert profile.batch
+    ask = profile.batch.ask
+    text: str = make_job(profile, ask, resources(ask, cuts=True)).job_script()
+    return text
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder of profiles."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    folder = tmp_path / "survey-gampen" / "cluster"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_single_keys_are_set_beside_the_name() -> None:
+    profile = load_profile("slurm-gpu:account=abc,walltime=04:00:00,workers=8,memory=32 GiB")
+    assert profile.batch
+    ask = profile.batch.ask
+    assert (ask.account, ask.walltime, ask.workers, ask.gpus) == ("abc", 4 * 3600, 8, 1)
+    assert profile.memory == 32 * 2**30
+    with pytest.raises(InputError, match="did you mean 'account'"):
+        load_profile("slurm:acount=abc")
+    with pytest.raises(InputError, match="sets no key"):
+        load_profile("slurm:abc")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("12:00:00", 43200), ("04:00:00", 14400), ("1-02:30:00", 95400), ("00:30", 1800)],
+)
+def test_times_are_what_they_look_like(tmp_path: Path, text: str, seconds: int) -> None:
+    """In YAML 1.1 twelve o'clock is a number to the base of sixty, and four o'clock is none."""
+    path = tmp_path / "own.yaml"
+    path.write_text(f"kind: slurm\nwalltime: {text}\n")
+    assert load_profile(path).walltime == seconds
+    assert load_profile(f"slurm:walltime={text}").walltime == seconds
+
+
+@pytest.mark.parametrize("text", ["90", "two hours", "12:00:00:00"])
+def test_other_times_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="walltime must be HH:MM:SS"):
+        load_profile(f"slurm:walltime={text}")
+
+
+def test_own_profiles_go_before_shipped_ones(home: Path) -> None:
+    (home / "slurm.yaml").write_text("kind: slurm\nqueue: mine\n")
+    (home / "ours.yaml").write_text("kind: pbs\n")
+    assert load_profile("slurm").batch.ask.queue == "mine"  # type: ignore[union-attr]
+    assert load_profile("ours").kind == "pbs"
+    assert known()["ours"].parent == home
+
+
+def test_what_a_site_has_set_is_honoured_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    site = {
+        "queue": "site-queue",
+        "cores": 16,
+        "memory": "64 GiB",
+        "walltime": "10:00:00",
+        "job-script-prologue": ["module load site"],
+    }
+    with dask.config.set({"jobqueue.slurm": {**dask.config.get("jobqueue.slurm"), **site}}):
+        profile = load_profile("slurm")
+        assert (profile.threads, profile.memory) == (16, 64 * 2**30)
+        assert profile.walltime == 36000
+        text = job_script(profile)
+        assert "#SBATCH -p site-queue" in text
+        assert "module load site" in text
+        own = load_profile("slurm:queue=own,threads=2")
+        assert "#SBATCH -p own" in job_script(own)
+        assert own.threads == 2
+        assert main(["cluster", "show", "slurm"]) == 0
+    assert "from the site's jobqueue.yaml: queue: site-queue" in capsys.readouterr().out
+
+
+#: What the systems' own documentation asks a job with 4 cores, 16 GiB, a GPU and two hours to say.
+WORDS = {
+    # https://slurm.schedmd.com/sbatch.html
+    "slurm": [
+        "#SBATCH -A abc",
+        "#SBATCH --cpus-per-task=4",
+        "#SBATCH --mem=16G",
+        "#SBATCH -t 02:00:00",
+        "#SBATCH --gres=gpu:1",
+    ],
+    # PBS Professional 2022.1 user's guide, sections 2.2 and 4.3
+    "pbs": [
+        "#PBS -A abc",
+        "#PBS -l select=1:ncpus=4:mem=16384mb:ngpus=1",
+        "#PBS -l walltime=02:00:00",
+        "#PBS -S /bin/bash",
+    ],
+    # Grid Engine, man qsub
+    "sge": ["#$ -P abc", "#$ -l h_rt=02:00:00", "#$ -l gpu=1", "#$ -S /bin/bash"],
+    # IBM Spectrum LSF, bsub reference
+    "lsf": [
+        "#BSUB -n 4",
+        '#BSUB -R "span[hosts=1]"',
+        "#BSUB -W 02:00",
+        '#BSUB -gpu "num=1"',
+        '#BSUB -P "abc"',
+    ],
+    # https://oar.imag.fr, man oarsub: all of a request in one -l
+    "oar": ["#OAR --project abc", "#OAR -l /nodes=1/gpu=1,walltime=02:00:00"],
+    # Moab/Torque: no select; Torque administrator's guide, "Requesting resources"
+    "moab": ["#PBS -l nodes=1:ppn=4:gpus=1,mem=16384mb", "#PBS -l walltime=02:00:00"],
+    # HTCondor manual, condor_submit
+    "htcondor": ["request_gpus = 1", "MY.DaskWorkerCores = 4", "Executable = /bin/sh"],
+}
+
+
+@pytest.mark.parametrize("kind", BATCH)
+def test_job_scripts_say_what_the_documentation_asks(kind: str) -> None:
+    account = "" if kind == "htcondor" else ",account=abc"
+    profile = load_profile(f"{kind}:gpus=1{account}")
+    text = job_script(profile)
+    lines = text.splitlines()
+    for words in WORDS[kind]:
+        assert words in lines
+    assert re.search(r"--preload survey_gampen\.cluster\.worker", text)
+    # HTCondor doubles quotes inside its arguments.
+    assert re.search(r"--resources \"+GPU=1 CPU=1\"+", text)
+    assert "$(" not in text.replace("$(ClusterId)", "").replace("$(ProcId)", "")
+    assert "SURVEY_GAMPEN_GPU=cuda" in text
+
+
+@pytest.mark.parametrize("kind", sorted(set(BATCH) - {"htcondor"}))
+def test_the_driver_is_small_and_submits_itself(kind: str, tmp_path: Path) -> None:
+    profile = load_profile(f"{kind}:account=abc,walltime=08:00:00")
+    text = script(profile, ["my catalogue.parquet", "--band", "g"], tmp_path)[1]
+    assert "run 'my catalogue.parquet' --band g" in text
+    assert "timeout --preserve-status --signal=TERM 28680" in text  # two minutes before the end
+    again = {"slurm": "sbatch", "lsf": "bsub <", "oar": "oarsub -S", "moab": "msub"}
+    assert f'$({again.get(kind, "qsub")} "$home"/driver.sh 2>&1)' in text
+
+
+def test_where_a_driver_makes_no_sense() -> None:
+    for name in ("local", "htcondor"):
+        with pytest.raises(InputError, match="a driver can't be submitted"):
+            script(load_profile(name), [], Path())
+
+
+def test_cutters_are_jobs_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "kind: slurm\ngpus: 1\nqueue: gpu\naccount: abc\n"
+        "cutters: {workers: 2, threads: 8, queue: cpu}\n"
+    )
+    batch = load_profile(path).batch
+    assert batch
+    assert batch.cutters
+    assert (batch.cutters.queue, batch.cutters.account, batch.cutters.gpus) == ("cpu", "abc", 0)
+    assert resources(batch.ask, cuts=False) == {"GPU": 1}
+
+
+def test_the_list_names_all(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "ours.yaml").write_text("# Nodes with the new cards. Ask Anna.\nkind: slurm\n")
+    (home / "broken.yaml").write_text("a: [")
+    assert main(["cluster", "list"]) == 0
+    said = capsys.readouterr().out
+    for name in [*known(), "Nodes with the new cards", "can't be read"]:
+        assert name in said
+    assert str(profiles.own_folder()) in said
