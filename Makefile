@@ -1,24 +1,28 @@
 # Each target does all of its own set-up: a fresh clone, Python 3.11, nothing else.
 #   make demo    the real thing on a small simulated sky, ends with posteriors beside the truth
 #   make test    all tests but those that need a Slurm cluster
+#   make slurm-test  those, on a small real Slurm on this machine (root, Debian or Ubuntu)
 #   make lint    style and types
 #   make bench   timings; prints what it measures
 
 PYTHON ?= python3
 # Those that need nothing but the package; the others of benchmarks/ say in their first lines what.
-BENCHMARKS ?= engine plan_10m simulate precision lossy novelty
+BENCHMARKS ?= engine plan_10m layer simulate precision lossy novelty
 BIN := .venv/bin
 
 # The environment is made again when the lock, the package's own metadata or the tree's place change.
 STAMP := .venv/.ready-$(shell { cat requirements.lock pyproject.toml; pwd; } | sha256sum | cut -c1-16)
 
-.PHONY: demo test lint format bench env clean
+.PHONY: demo test slurm-test lint format bench env clean
 
 demo: $(STAMP)
 	$(BIN)/survey-gampen demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slurm" $(ARGS)
+
+slurm-test: $(STAMP)
+	$(BIN)/python -m pytest -m slurm $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
