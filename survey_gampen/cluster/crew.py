@@ -167,9 +167,9 @@ class DaskCrew:
             self._told = now
             self._client.log_event(STATE, state)
 
-    def no_more_work(self) -> None:
-        """Hear that all work is given out: workers that end now need not be replaced."""
-        self._cluster.no_more_work()
+    def more_work(self, there_is: bool) -> None:
+        """Hear whether work is left to give out: if not, workers that end are not replaced."""
+        self._cluster.more_work(there_is)
 
     def _hear(self, event: tuple[float, tuple[str, int]]) -> None:
         key, galaxies = event[1]

@@ -7,6 +7,7 @@ and keeps what has to be said or raised until the run asks for it.
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +31,13 @@ _LOOK, _ASK = 1.0, 15.0
 _PATIENCE = 60.0
 #: Jobs that may end, one after the other, without a worker that came.
 _STILLBORN = 2
+#: Seconds until a submission that failed in the midst of a run is tried again, and without any
+#: worker until that is given up.
+_AGAIN, _HOPELESS = 30.0, 1800.0
+#: What submission commands say while the batch system itself is down.
+_AWAY = re.compile(
+    r"[Uu]nable to contact|[Cc]onnection (refused|timed out)|[Cc]annot connect|timed out"
+)
 _TAIL = 1500
 
 
@@ -92,9 +100,10 @@ class Fleet:
         self._stillborn = 0
         self._longest_wait = 0.0
         self._error: GampenError | None = None
-        self._enough = threading.Event()
+        self._more_work = True
+        self._retry = 0.0
         self._stop = threading.Event()
-        self._last_worker = self._told = time.monotonic()
+        self._last_worker = self._last_submitted = self._told = time.monotonic()
         self._thread = threading.Thread(target=self._look_after, name="fleet", daemon=True)
         client.subscribe_topic(LEAVING, self._hear_leaving)
         client.subscribe_topic(REFUSED, self._hear_refused)
@@ -120,9 +129,9 @@ class Fleet:
         if self._error is not None:
             raise self._error
 
-    def no_more_work(self) -> None:
-        """Let jobs end without being replaced."""
-        self._enough.set()
+    def more_work(self, there_is: bool) -> None:
+        """Hear whether work is left to give out: without, jobs end and are not replaced."""
+        self._more_work = there_is
 
     def end(self) -> None:
         """Cancel all jobs."""
@@ -145,7 +154,7 @@ class Fleet:
             return {"CPU": ask.threads}
         return resources(ask, cuts)
 
-    def _submit(self, ask: Ask, cuts: bool) -> None:
+    def _submit(self, ask: Ask, cuts: bool) -> Posted:
         self._count += 1
         # The shell's own number behind it: a job that is queued again must not find its name taken
         # by a worker of its first life, which may go on where its node was only thought lost.
@@ -162,6 +171,8 @@ class Fleet:
         try:
             asyncio.run(_start(job))
         except (RuntimeError, ValueError) as error:
+            if _AWAY.search(str(error)):
+                raise OutsideFault(f"{self._profile.kind} is away ({said_by(error)})") from error
             raise InputError(
                 f"{self._profile.kind} refuses the job ({said_by(error)}): put profile"
                 f" {self._profile.path} right, see `survey-gampen cluster show`"
@@ -171,7 +182,9 @@ class Fleet:
                 f"a job could not be submitted ({type(error).__name__}: {said_by(error)}): is"
                 f" {job.submit_command.split()[0]} on this machine?"
             ) from error
-        self._posted[name] = Posted(name, job, ask, cuts)
+        self._posted[name] = posted = Posted(name, job, ask, cuts)
+        self._last_submitted = posted.since
+        return posted
 
     def _look_after(self) -> None:
         asked = time.monotonic()
@@ -186,8 +199,12 @@ class Fleet:
             except GampenError as error:
                 self._error = error
                 return
-            except (OSError, TimeoutError):
-                continue  # the scheduler or the batch system does not answer now
+            except OSError:  # timeouts too: the scheduler or the batch system does not answer now
+                continue
+            except Exception as error:
+                words = " ".join(f"{type(error).__name__}: {error}".split())
+                self._error = OutsideFault(f"the jobs can't be looked after any more ({words})")
+                return
 
     def _see_workers(self) -> None:
         info = self._client.scheduler_info(n_workers=-1)
@@ -237,15 +254,23 @@ class Fleet:
 
     def _replace(self) -> None:
         """Submit jobs for those that are gone or about to go."""
-        if self._enough.is_set():
+        now = time.monotonic()
+        if not self._more_work or now < self._retry:
             return
         for ask, cuts in self._wanted():
             # As early as jobs wait in the queue, so that one begins when the other ends.
             lead = min(self._longest_wait, (ask.walltime or 0) / 4)
             staying = [p for p in self._posted.values() if p.ask is ask and not p.goes(lead)]
             for _ in range(ask.jobs - len(staying)):
-                self._submit(ask, cuts)
-                newest = list(self._posted.values())[-1]
+                try:
+                    newest = self._submit(ask, cuts)
+                except GampenError as error:
+                    # It took such a job before: more likely it is out of order than wrong.
+                    self._retry = now + _AGAIN
+                    if now - max(self._last_worker, self._last_submitted) > _HOPELESS:
+                        raise OutsideFault(str(error)) from error
+                    self._say(f"{error}: tried again in {_AGAIN:.0f} s")
+                    return
                 self._say(f"job {newest.id} submitted in place of one that has ended or will soon")
 
     def _tell(self) -> None:
@@ -272,8 +297,8 @@ class Fleet:
             posted.refused, posted.leaving = why, True
 
     def _of(self, worker: str) -> Posted | None:
-        found = (p for p in self._posted.values() if worker.startswith(f"{p.name}-"))
-        return next(found, None)
+        posted = list(self._posted.values())  # another thread adds to them
+        return next((p for p in posted if worker.startswith(f"{p.name}-")), None)
 
 
 async def _start(job: Job) -> None:

@@ -39,8 +39,8 @@ class Jobs(Protocol):
         """Raise where no worker will ever come."""
         ...
 
-    def no_more_work(self) -> None:
-        """Let jobs end without being replaced."""
+    def more_work(self, there_is: bool) -> None:
+        """Hear whether work is left to give out: without, jobs end and are not replaced."""
         ...
 
 
@@ -92,10 +92,10 @@ class Cluster:
         elif now - self._last_seen > _PATIENCE:
             raise OutsideFault("no worker is left: look at the machine, then go on")
 
-    def no_more_work(self) -> None:
-        """Say that all work is given out: what ends now need not be replaced."""
+    def more_work(self, there_is: bool) -> None:
+        """Say whether work is left to give out: if not, workers that end are not replaced."""
         if self.fleet is not None:
-            self.fleet.no_more_work()
+            self.fleet.more_work(there_is)
 
     def dashboard_lines(self) -> list[str]:
         """Return what to print: where the dashboard is, and how to see it from elsewhere."""

@@ -54,8 +54,8 @@ class Crew(Protocol):
         """Hear how far the run is."""
         ...
 
-    def no_more_work(self) -> None:
-        """Hear that all work is given out."""
+    def more_work(self, there_is: bool) -> None:
+        """Hear whether work is left to give out."""
         ...
 
 
@@ -130,10 +130,10 @@ class Conductor:
             seats = self._crew.seats(INFER)
             all_given = self._fill(jobs, self._window * max(1, seats))
             self._hand_out()
-            if all_given and not any(self._waiting.values()):
-                self._crew.no_more_work()
-                if not self._running:
-                    break
+            left = not all_given or any(self._waiting.values())
+            self._crew.more_work(left)
+            if not left and not self._running:
+                break
             for key, outcome in self._crew.finished(timeout=0.5):
                 job = self._running.pop(key)
                 self._attempts.ended(key, job.stage, job.partition.name, outcome)
