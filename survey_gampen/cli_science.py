@@ -1,4 +1,4 @@
-"""The verbs that make models: simulate, labels, train, calibrate, evaluate."""
+"""The verbs that make models: simulate, labels, train, calibrate, widths, evaluate."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def add_verbs(verbs: Verbs) -> None:
     _add_labels(verbs)
     _add_train(verbs)
     _add_calibrate(verbs)
+    _add_widths(verbs)
     _add_evaluate(verbs)
 
 
@@ -165,6 +166,34 @@ def _calibrate(args: argparse.Namespace) -> int:
         device=args.device,
         cluster_name=args.cluster,
         **{key: getattr(args, key) for key in _CHANGES},
+    )
+
+
+def _add_widths(verbs: Verbs) -> None:
+    widths = verbs.add_parser(
+        "widths",
+        help="set the widths of a model's posteriors on galaxies that it never saw",
+    )
+    add = widths.add_argument
+    add("model", metavar="MODEL", help="shipped model or safetensors file")
+    add("--data", type=Path, required=True, metavar="DIR", help="what `simulate --parts` made")
+    add("--out", type=Path, required=True, metavar="FILE", help="the model with other widths")
+    add("--passes", type=_positive, default=64, metavar="N", help="default 64")
+    add("--seed", type=int, default=0, metavar="N", help="of the images (default 0)")
+    add("--device", default="cpu", metavar="D", help="cpu (default) or cuda")
+    widths.set_defaults(call=_widths)
+
+
+def _widths(args: argparse.Namespace) -> int:
+    from survey_gampen.training.recalibrate import main
+
+    return main(
+        args.model,
+        args.data,
+        args.out,
+        passes=args.passes,
+        seed=args.seed,
+        device=args.device,
     )
 
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from survey_gampen.cli import main
+from survey_gampen.model.checkpoint import load_checkpoint
 from survey_gampen.model.head import gaussian_parts
 from survey_gampen.model.targets import Targets
+from survey_gampen.training import recalibrate
+from survey_gampen.training.calibrate import LEVELS, judge
+from survey_gampen.training.parts import PartsSet
+from survey_gampen.training.validation import outputs as outputs_of
 from survey_gampen.training.widths import Widths, rescale
 from tests.networks import make_checkpoint, make_images, tiny
+from tests.smallsim import make_init
 
 FACTORS = st.lists(st.floats(0.3, 3.0), min_size=3, max_size=3)
 SLOPES = st.lists(st.floats(-1.0, 1.0), min_size=3, max_size=3)
@@ -113,3 +122,48 @@ def test_another_scaling_predicts_the_same(outputs_of_head: int) -> None:
 def test_a_head_without_widths_is_refused() -> None:
     with pytest.raises(ValueError, match="no widths"):
         Widths.fit(torch.zeros(5, 2, 3), np.zeros((5, 3)), TARGETS)
+
+
+def test_the_verb_makes_intervals_hold_what_they_claim(
+    parts_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A network that knows nothing: its widths alone can be right.
+
+    Not those of B/T: a quarter of the galaxies have 0 or 1, which no narrow interval holds.
+    """
+    parts, new = PartsSet(parts_folder), tmp_path / "new.safetensors"
+    init = make_init(tmp_path / "init.safetensors", parts)
+    rows = np.arange(len(parts))
+    level = int(np.argmin(np.abs(np.array(LEVELS) - 0.7)))
+
+    def deviation(model: str) -> float:
+        """Mean distance from 0.7 of the share of truths in 70 % intervals, of mixes not used."""
+        checkpoint, off = load_checkpoint(model), []
+        for key in range(4):
+            batch = parts.mix(rows, np.random.default_rng(key))
+            judged = judge(
+                outputs_of(checkpoint.network, batch, 8), batch.truth, checkpoint.targets
+            )
+            off.append([judged[p]["coverage"][level] - 0.7 for p in ("r_e", "flux")])
+        return float(np.abs(np.mean(off, axis=0)).mean())
+
+    words = ["widths", init, "--data", str(parts_folder), "--passes", "8"]
+    assert main([*words, "--out", str(new)]) == 0
+    assert "72 galaxies" in capsys.readouterr().out
+    assert deviation(str(new)) < 0.06
+    first = load_checkpoint(str(new)).meta["widths"]
+    assert max(map(abs, first["base"])) > 0.1
+    # Again from there: nothing is left to set, and what was set before stays in the account.
+    assert main(["widths", str(new), *words[2:], "--out", str(new)]) == 0
+    again = load_checkpoint(str(new)).meta["widths"]
+    assert np.allclose(first["base"], again["base"], atol=0.05)
+
+
+def test_too_few_galaxies_are_refused(
+    parts_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init = make_init(tmp_path / "init.safetensors", PartsSet(parts_folder))
+    monkeypatch.setattr(recalibrate, "LEAST", 100)
+    words = ["widths", init, "--data", str(parts_folder), "--out", str(tmp_path / "new")]
+    assert main(words) == 2
+    assert not (tmp_path / "new").exists()

@@ -27,6 +27,8 @@ _LEVEL = LEVELS["ci68"]
 _GROWTH = 0.484
 #: Bins of predicted flux, of equally many galaxies each, through which a line is laid.
 _BINS = 4
+#: Galaxies below which a share of them says next to nothing about a width.
+LEAST = 64
 #: Steps towards the line, the share of the way of each, and the largest ln factor.
 _STEPS, _DAMPING, _LIMIT = 12, 0.8, 1.5
 
