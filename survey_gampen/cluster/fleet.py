@@ -29,13 +29,16 @@ from survey_gampen.errors import GampenError, InputError, OutsideFault
 _LOOK, _ASK = 1.0, 15.0
 #: Limit of a submission or cancelling [s].
 _PATIENCE = 60.0
-#: Jobs that may end, one after the other, without a worker that came.
-_STILLBORN = 2
-#: Seconds until a submission that failed in the midst of a run is tried again, and without any
-#: worker until that is given up.
+#: Jobs that may end, one after the other, without a worker that came, while no other is there for
+#: so many seconds.
+_STILLBORN, _ALONE = 2, 5.0
+#: Seconds until a submission that failed in the midst of a run is tried again, or a job replaced of
+#: which no worker came; and without any worker until that is given up.
 _AGAIN, _HOPELESS = 30.0, 1800.0
 #: What submission commands say while the batch system itself is down.
 _AWAY = re.compile(
+    r"[Uu]nable to contact|[Cc]onnection (refused|timed out)|[Cc]annot connect|timed out"
+)
     r"[Uu]nable to contact|[Cc]onnection (refused|timed out)|[Cc]annot connect|timed out"
 )
 _TAIL = 1500
@@ -207,8 +210,9 @@ class Fleet:
                 return
 
     def _see_workers(self) -> None:
-        info = self._client.scheduler_info(n_workers=-1)
-        here = {str(worker["name"]) for worker in info["workers"].values()}
+        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        # One without slots was refused, or takes no more.
+        here = {str(worker["name"]) for worker in workers if any(worker["resources"].values())}
         if here:
             self._last_worker = time.monotonic()
         for posted in self._posted.values():
@@ -233,13 +237,15 @@ class Fleet:
 
     def _ended(self, posted: Posted, word: Word) -> None:
         self._say(f"job {posted.id} ended: {word.text}")
-        if posted.began is not None and not posted.refused:
+        if posted.began is not None:
             return
         self._stillborn += 1
+        now = time.monotonic()
+        self._retry = now + _AGAIN * self._stillborn
         tail = posted.refused or self._tail(posted)
         if tail:
             self._say(f"job {posted.id} said: {tail}")
-        if self._stillborn >= _STILLBORN:
+        if self._stillborn >= _STILLBORN and now - self._last_worker > _ALONE:
             raise OutsideFault(
                 f"{self._stillborn} jobs ended and no worker came of them; the last, {posted.id},"
                 f" {word.text}: {tail or 'it printed nothing'}"
@@ -294,7 +300,7 @@ class Fleet:
         name, why = event[1]
         self._say(f"worker {name} leaves: {why}")
         if posted := self._of(name):
-            posted.refused, posted.leaving = why, True
+            posted.refused = why
 
     def _of(self, worker: str) -> Posted | None:
         posted = list(self._posted.values())  # another thread adds to them
