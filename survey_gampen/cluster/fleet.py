@@ -39,8 +39,6 @@ _AGAIN, _HOPELESS = 30.0, 1800.0
 _AWAY = re.compile(
     r"[Uu]nable to contact|[Cc]onnection (refused|timed out)|[Cc]annot connect|timed out"
 )
-    r"[Uu]nable to contact|[Cc]onnection (refused|timed out)|[Cc]annot connect|timed out"
-)
 _TAIL = 1500
 
 
