@@ -71,7 +71,7 @@ class Widths:
         flux = outputs[..., 2].mean(1).double()
         bins = flux.argsort().tensor_split(_BINS)
         centres = torch.stack([flux[rows].mean() for rows in bins])
-        line = torch.stack([torch.ones_like(centres), centres], 1)
+        inverse = torch.linalg.pinv(torch.stack([torch.ones_like(centres), centres], 1), rtol=0.05)
         # Columns: B/T, R_e, flux; rows: base, slope.
         found = torch.zeros(2, 3, dtype=torch.float64)
         for _ in range(_STEPS):
@@ -79,8 +79,8 @@ class Widths:
             inside = torch.cat(
                 [coverage(drawn(out[rows]), truth[rows], targets, [_LEVEL]) for rows in bins]
             )
-            # By the pseudo-inverse: if all fluxes are alike there is no slope.
-            found += _DAMPING * torch.linalg.pinv(line) @ ((_LEVEL - inside) / _GROWTH)
+            # By the pseudo-inverse: if all fluxes are alike, or as good as that, there is no slope.
+            found += _DAMPING * inverse @ ((_LEVEL - inside) / _GROWTH)
             found.clamp_(-_LIMIT, _LIMIT)
         return cls(*found.float())
 
