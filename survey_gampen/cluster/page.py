@@ -15,6 +15,8 @@ from typing import Any
 
 from distributed.http.utils import RequestHandler
 
+from survey_gampen.run.progress import duration
+
 #: Topic of the client's events: a dict as in :func:`numbers`.
 STATE = "survey-gampen-state"
 STATES = ("waiting", "cutting", "cut", "inferring", "published", "quarantined")
@@ -79,15 +81,15 @@ def html(samples: Iterable[Sample]) -> str:
             run[name] = value
     done, planned = run.get("galaxies_done", 0), run.get("galaxies_planned", 0)
     rate = run.get("galaxies_per_second", 0)
-    left = f", {(planned - done) / rate / 60:.0f} min left" if rate else ""
+    left = f", {duration((planned - done) / rate)} left" if rate else ""
     rows = [_worker_row(name, facts, workers) for name, facts in sorted(workers.items())]
     return _PAGE.format(
         now=time.strftime("%H:%M:%S"),
-        words=f"{done:.0f} of {planned:.0f} galaxies, {rate:.3g} galaxies/s{left}"
+        words=f"{done:,.0f} of {planned:,.0f} galaxies, {rate:.3g} galaxies/s{left}"
         if run
         else "the run has not told anything yet",
         progress=_bar(done, planned),
-        states="".join(f"<tr><td>{k}<td>{v:.0f}" for k, v in states.items()),
+        states="".join(f"<tr><td>{k}<td>{v:,.0f}" for k, v in states.items()),
         workers="".join(rows) or "<tr><td colspan=5>none is here",
     )
 
@@ -101,7 +103,7 @@ def _worker_row(name: str, facts: dict[str, float], workers: dict[str, dict[str,
         memory = f"{used / 2**30:.1f} of {total / 2**30:.1f} GiB"
     use = facts.get("gpu_utilisation_ratio")
     return (
-        f"<tr><td>{escape(name)}<td>{facts.get('galaxies_total', 0):.0f}<td>{rate:.3g}"
+        f"<tr><td>{escape(name)}<td>{facts.get('galaxies_total', 0):,.0f}<td>{rate:.3g}"
         f"{_bar(rate, most)}<td>{memory}<td>{'' if use is None else f'{use:.0%}'}"
     )
 
