@@ -130,6 +130,10 @@ def _be(profile: Profile, security: Security, place: Path) -> None:
     slots = {"GPU" if profile.gpus else "INFER": 1, "CPU": 1}
     if profile.gpus:
         os.environ["SURVEY_GAMPEN_GPU"] = "cuda" if profile.cuda else "any"
+    if end := os.environ.get("SLURM_JOB_END_TIME"):  # workers stop in time; newer Slurms tell it
+        now = time.time()
+        os.environ["SURVEY_GAMPEN_BEGAN"] = f"{now:.0f}"
+        os.environ["SURVEY_GAMPEN_WALLTIME"] = f"{max(1.0, float(end) - now):.0f}"
     options: dict[str, Any] = {
         "protocol": "tls://",
         "security": security,
