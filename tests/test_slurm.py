@@ -85,6 +85,7 @@ def test_a_run_survives_all_that_a_cluster_does(
     profile, name = slurm.profile(tmp_path)
     words = many.command(out, "--passes", "100", "--cluster", str(profile), rows=10)
     client = Client(slurm, words, out, name)
+    until(lambda: len(slurm.jobs(name, "RUNNING")) == 3)
     client.published(2)
     first, second, third = slurm.jobs(name, "RUNNING")
     slurm.ask("scancel", first)
