@@ -159,6 +159,15 @@ def test_the_verb_makes_intervals_hold_what_they_claim(
     assert np.allclose(first["base"], again["base"], atol=0.05)
 
 
+def test_a_device_that_is_none_is_refused(
+    parts_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    init = make_init(tmp_path / "init.safetensors", PartsSet(parts_folder))
+    words = ["widths", init, "--data", str(parts_folder), "--out", str(tmp_path / "new")]
+    assert main([*words, "--device", "tpu"]) == 2
+    assert "no device 'tpu': choose cpu or cuda" in capsys.readouterr().err
+
+
 def test_too_few_galaxies_are_refused(
     parts_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from survey_gampen.errors import InputError
 from survey_gampen.model.checkpoint import load_checkpoint, save_checkpoint
 from survey_gampen.model.targets import PARAMETERS
 from survey_gampen.posterior.settings import usable_cores, use_threads
+from survey_gampen.training.order import usable
 from survey_gampen.training.parts import PartsSet
 from survey_gampen.training.validation import outputs
 from survey_gampen.training.widths import LEAST, Widths
@@ -49,12 +50,15 @@ def main(
     Raises
     ------
     InputError
-        If the model predicts no widths, the set does not fit it or is too small.
+        If the model predicts no widths, the set does not fit it or is too small, or there is no
+        such device.
+    OutsideFault
+        If it is not here.
     """
     checkpoint = load_checkpoint(model)
     if checkpoint.config.outputs == 3:
         raise InputError(f"{model} predicts no widths: its dropout rate sets them (calibrate)")
-    galaxies = PartsSet(data, device)
+    galaxies = PartsSet(data, usable(device))
     checkpoint.config.check_takes(galaxies.size, galaxies.pixel_scale)
     if len(galaxies) < LEAST:
         raise InputError(f"{data} has {len(galaxies)} galaxies: give {LEAST} or more")
