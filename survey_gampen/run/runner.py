@@ -63,7 +63,7 @@ def run(settings: Settings) -> int:
         commit.outside_faults(run_dir.root),
         Claim(run_dir) as claim,
         all_or_nothing(run_dir, claim),
-        contextlib.ExitStack() as stack,
+        contextlib.ExitStack() as workers,
     ):
         staging = run_dir.staging(claim.token)
         inputs = setup.open_inputs(settings, run_dir)
@@ -75,7 +75,7 @@ def run(settings: Settings) -> int:
         if spec is None:
             claim.check()
             rows = setup.sort_rows(run_dir, inputs, staging)
-            client = stack.enter_context(cluster.start(profile))
+            client = workers.enter_context(cluster.start(profile))
             measured = _measure(client, inputs, rows, profile)
             claim.check()
             spec = setup.plan(run_dir, inputs, rows, measured, profile.workers, staging)
@@ -83,7 +83,7 @@ def run(settings: Settings) -> int:
         tell_plan(spec, profile.workers)
         if settings.plan_only:
             return 0
-        return _finish(run_dir, spec, claim, profile, client, warnings)
+        return _finish(run_dir, spec, claim, profile, workers, client, warnings)
 
 
 def resume(out: str | Path, cluster_name: str | None = None, redo: str | None = None) -> int:
@@ -128,7 +128,8 @@ def resume(out: str | Path, cluster_name: str | None = None, redo: str | None = 
         again = {p.index for p in to_redo()}
         if flag is not None:
             say(f"{len(again)} partitions with {flag.name} are done again")
-        return _finish(run_dir, now, claim, profile, None, warnings, again, retry=True)
+        workers = contextlib.ExitStack()
+        return _finish(run_dir, now, claim, profile, workers, None, warnings, again, retry=True)
 
 
 def compact(out: str | Path) -> int:
@@ -150,12 +151,16 @@ def _finish(
     spec: RunSpec,
     claim: Claim,
     profile: cluster.Profile,
+    workers: contextlib.ExitStack,
     client: Client | None,
     warnings: Sequence[str] = (),
     again: frozenset[int] | set[int] = frozenset(),
     retry: bool = False,
 ) -> int:
-    """Do what is left of a planned run, and leave a catalogue that opens, however it ends."""
+    """Do what is left of a planned run, and leave a catalogue that opens, however it ends.
+
+    What `workers` holds is closed first: who still publishes would not be in the index.
+    """
     try:
         todo.check_published(run_dir, spec)
         if not spec.plan.keep_cutouts:
@@ -172,12 +177,12 @@ def _finish(
             space.check_space(run_dir.root, wanted, can_drop=spec.plan.keep_cutouts)
             if retry:
                 _drop_suspicious_cutouts(run_dir, claim)
-            with contextlib.ExitStack() as stack:
+            with workers:
                 if client is None:
-                    client = stack.enter_context(cluster.start(profile))
+                    client = workers.enter_context(cluster.start(profile))
                 for line in cluster.dashboard_lines(client):
                     say(line)
-                meter = stack.enter_context(Meter(work.rows, work.published_rows))
+                meter = workers.enter_context(Meter(work.rows, work.published_rows))
                 conductor = Conductor(
                     run_dir,
                     spec,
@@ -190,15 +195,22 @@ def _finish(
                 partitions = todo.left(run_dir, skipped, again)
                 jobs = (Job(p, again=p.index in again) for p in partitions)
                 conductor.go(jobs, work.published_rows, before)
-    except BaseException:
+    except BaseException as cause:
         # What stopped the run is what the user must hear of, not what follows from it.
         if not claim.lost.is_set():  # else the next client does it
             try:
                 _index(run_dir, spec, claim)
             except GampenError as error:
                 say(str(error))
-        raise
-    _index(run_dir, spec, claim)
+                raise cause from None
+        if type(cause) is not Interrupted:
+            raise
+        now = todo.count(run_dir, spec, quarantine.names(run_dir), again)
+        if now.published < now.partitions:
+            raise
+        # Asked to stop when all was published: that is an end like any other.
+    else:
+        _index(run_dir, spec, claim)
     return tell_end(run_dir, spec, warnings)
 
 
