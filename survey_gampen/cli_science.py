@@ -176,25 +176,17 @@ def _add_widths(verbs: Verbs) -> None:
     )
     add = widths.add_argument
     add("model", metavar="MODEL", help="shipped model or safetensors file")
-    add("--data", type=Path, required=True, metavar="DIR", help="what `simulate --parts` made")
+    add("--data", type=Path, required=True, metavar="DIR", help="what `simulate` made")
     add("--out", type=Path, required=True, metavar="FILE", help="the model with other widths")
-    add("--passes", type=_positive, default=64, metavar="N", help="default 64")
-    add("--seed", type=int, default=0, metavar="N", help="of the images (default 0)")
-    add("--device", default="cpu", metavar="D", help="cpu (default) or cuda")
+    add("--passes", type=_positive, default=128, metavar="N", help="default 128")
+    add("--seed", type=int, default=0, metavar="N", help="key of all random numbers (default 0)")
     widths.set_defaults(call=_widths)
 
 
 def _widths(args: argparse.Namespace) -> int:
     from survey_gampen.training.recalibrate import main
 
-    return main(
-        args.model,
-        args.data,
-        args.out,
-        passes=args.passes,
-        seed=args.seed,
-        device=args.device,
-    )
+    return main(args.model, args.data, args.out, passes=args.passes, seed=args.seed)
 
 
 def _add_evaluate(verbs: Verbs) -> None:

@@ -54,11 +54,20 @@ def inline(
 
 def make_parts(folder: Path) -> Path:
     """A set of parts of galaxies bright enough to learn from."""
+    return _simulated(folder, "parts", parts=True)
+
+
+def make_cutouts(folder: Path) -> Path:
+    """The same galaxies as finished cutouts."""
+    return _simulated(folder, "cutouts", parts=False)
+
+
+def _simulated(folder: Path, name: str, *, parts: bool) -> Path:
     population = small_population(folder, magnitude=[16.0, 20.0])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(simulate, "compute", inline)
-        simulate.main(str(population), N, folder / "parts", parts=True)
-    return folder / "parts"
+        simulate.main(str(population), N, folder / name, parts=parts)
+    return folder / name
 
 
 def make_init(path: Path, parts: PartsSet) -> str:

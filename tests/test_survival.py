@@ -14,6 +14,9 @@ import psutil
 import pytest
 from smallrun import Sky, call, environment, leaves, rows, status, wait_for
 
+from survey_gampen.cli import main
+from survey_gampen.run.conductor import Conductor
+
 
 @pytest.mark.slow
 def test_two_clients_and_another_partition_size(sky: Sky, calm: Path, tmp_path: Path) -> None:
@@ -67,19 +70,34 @@ def test_killed_at_any_moment_nothing_is_lost(sky: Sky, calm: Path, tmp_path: Pa
 @pytest.mark.slow
 def test_a_signal_ends_the_run_in_order(sky: Sky, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    words = sky.command(out)
+    words = sky.command(out, "--passes", "1000")  # far from done when the first file is there
     client = subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(leaves(out)) >= 1, client)
-    assert status(out)["state"] in ("running", "complete")
+    assert status(out)["state"] == "running"
     client.send_signal(signal.SIGTERM)
     said = client.communicate(timeout=400)[1]
-    if client.returncode != 0:  # it may have been done
-        assert client.returncode == 75, said
-        assert "the same command goes on" in said
-        assert status(out)["state"] == "stopped"
+    assert client.returncode == 75, said
+    assert "the same command goes on" in said
+    assert status(out)["state"] == "stopped"
     import hats
 
     assert hats.read_hats(out / "posteriors").catalog_info.total_rows == rows(out).num_rows
+
+
+def test_a_signal_after_the_last_file_finds_nothing_to_stop(
+    sky: Sky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = Conductor.go
+
+    def stopped_then(self: Conductor, *arguments: object) -> int:
+        go(self, *arguments)
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("not reached")
+
+    monkeypatch.setattr(Conductor, "go", stopped_then)
+    out = tmp_path / "run"
+    assert main(sky.command(out)[3:]) == 0
+    assert status(out)["state"] == "complete"
 
 
 @pytest.fixture

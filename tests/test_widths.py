@@ -14,13 +14,15 @@ from survey_gampen.cli import main
 from survey_gampen.model.checkpoint import load_checkpoint
 from survey_gampen.model.head import gaussian_parts
 from survey_gampen.model.targets import Targets
+from survey_gampen.posterior.engine import Engine
 from survey_gampen.training import recalibrate
 from survey_gampen.training.calibrate import LEVELS, judge
+from survey_gampen.training.data import Batch
 from survey_gampen.training.parts import PartsSet
 from survey_gampen.training.validation import outputs as outputs_of
 from survey_gampen.training.widths import Widths, rescale
 from tests.networks import make_checkpoint, make_images, tiny
-from tests.smallsim import make_init
+from tests.smallsim import N, make_cutouts, make_init
 
 FACTORS = st.lists(st.floats(0.3, 3.0), min_size=3, max_size=3)
 SLOPES = st.lists(st.floats(-1.0, 1.0), min_size=3, max_size=3)
@@ -124,8 +126,9 @@ def test_a_head_without_widths_is_refused() -> None:
         Widths.fit(torch.zeros(5, 2, 3), np.zeros((5, 3)), TARGETS)
 
 
+@pytest.mark.parametrize("kind", ["parts", "finished"])
 def test_the_verb_makes_intervals_hold_what_they_claim(
-    parts_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, parts_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A network that knows nothing: its widths alone can be right.
 
@@ -133,6 +136,7 @@ def test_the_verb_makes_intervals_hold_what_they_claim(
     """
     parts, new = PartsSet(parts_folder), tmp_path / "new.safetensors"
     init = make_init(tmp_path / "init.safetensors", parts)
+    data = parts_folder if kind == "parts" else make_cutouts(tmp_path)
     rows = np.arange(len(parts))
     level = int(np.argmin(np.abs(np.array(LEVELS) - 0.7)))
 
@@ -147,9 +151,9 @@ def test_the_verb_makes_intervals_hold_what_they_claim(
             off.append([judged[p]["coverage"][level] - 0.7 for p in ("r_e", "flux")])
         return float(np.abs(np.mean(off, axis=0)).mean())
 
-    words = ["widths", init, "--data", str(parts_folder), "--passes", "8"]
+    words = ["widths", init, "--data", str(data), "--passes", "8"]
     assert main([*words, "--out", str(new)]) == 0
-    assert "72 galaxies" in capsys.readouterr().out
+    assert f"{N} galaxies" in capsys.readouterr().out
     assert deviation(str(new)) < 0.06
     first = load_checkpoint(str(new)).meta["widths"]
     assert max(map(abs, first["base"])) > 0.05
@@ -157,6 +161,17 @@ def test_the_verb_makes_intervals_hold_what_they_claim(
     assert main(["widths", str(new), *words[2:], "--out", str(new)]) == 0
     again = load_checkpoint(str(new)).meta["widths"]
     assert np.allclose(first["base"], again["base"], atol=0.05)
+
+
+def test_training_sees_what_the_engine_draws() -> None:
+    """Without dropout, the means in bfloat16 are those of float32, in whatever orientation."""
+    checkpoint = make_checkpoint(tiny(orientations=8), rate=0.0)
+    images = make_images(4, 119)
+    engine = Engine(checkpoint, passes=8, seed=0, precision="fp32", batch=4)
+    batch = Batch(torch.from_numpy(images), np.ones((4, 3)))
+    found, wanted = outputs_of(checkpoint.network, batch, 8), engine.outputs(images)
+    torch.testing.assert_close(found[..., :3], wanted[..., :3], rtol=1e-5, atol=1e-5)
+    assert not torch.equal(found[..., 3:], wanted[..., 3:])  # predicted widths are rounded
 
 
 def test_too_few_galaxies_are_refused(

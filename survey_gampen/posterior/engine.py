@@ -134,27 +134,37 @@ class Engine:
         MemoryError, torch.OutOfMemoryError
             Try again with a smaller batch.
         """
+        with torch.inference_mode():
+            outputs, theta, novelty = self._look(images)
+            scaled = self._noisy(outputs, keys)
+            physical = self.targets.to_physical(scaled)
+            finite = torch.isfinite(torch.cat([scaled, physical], dim=-1)).flatten(1).all(1)
+            return Draws(scaled, physical, self._crop(theta), finite, novelty)
+
+    def outputs(self, images: NDArray[np.float32]) -> Tensor:
+        """What the head gives in each pass, (n, passes, outputs) float32; see :meth:`draws`."""
+        with torch.inference_mode():
+            return self._look(images)[0]
+
+    def _look(self, images: NDArray[np.float32]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Outputs (n, passes, outputs), transformations (n, 2, 3) and novelty (n,)."""
         n, batch = len(images), self.settings.batch
         if n > batch:
             raise ValueError(f"{n} galaxies do not fit a batch of {batch}")
         use_threads(self.settings.threads)  # OpenMP counts them for each calling thread
-        with torch.inference_mode():
-            pixels = torch.zeros((batch, *images.shape[1:]), dtype=torch.float32)
-            pixels[:n] = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
-            pixels = pixels.to(self.device)
-            seen = [self._prefix(self._seen(pixels, k)) for k in range(self.orientations)]
-            hidden = [self.exact.hidden(*prefix) for prefix in seen]
-            novelty = self.novelty.score(hidden[0][:n]) if self.novelty else None
-            exact = torch.stack([self.exact.last(x) for x in hidden])
-            if self.cached:
-                outputs, theta = self._cached(seen, exact), seen[0][1]
-            else:
-                outputs, theta = self._everywhere(pixels, exact)
-            # Padding is dropped here: what follows works element by element.
-            scaled = self._noisy(outputs[:n], keys)
-            physical = self.targets.to_physical(scaled)
-            finite = torch.isfinite(torch.cat([scaled, physical], dim=-1)).flatten(1).all(1)
-            return Draws(scaled, physical, self._crop(theta[:n]), finite, novelty)
+        pixels = torch.zeros((batch, *images.shape[1:]), dtype=torch.float32)
+        pixels[:n] = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
+        pixels = pixels.to(self.device)
+        seen = [self._prefix(self._seen(pixels, k)) for k in range(self.orientations)]
+        hidden = [self.exact.hidden(*prefix) for prefix in seen]
+        novelty = self.novelty.score(hidden[0][:n]) if self.novelty else None
+        exact = torch.stack([self.exact.last(x) for x in hidden])
+        if self.cached:
+            outputs, theta = self._cached(seen, exact), seen[0][1]
+        else:
+            outputs, theta = self._everywhere(pixels, exact)
+        # Padding is dropped here: what follows works element by element.
+        return outputs[:n], theta[:n], novelty
 
     def _prefix(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """What comes before the first block, without dropout."""

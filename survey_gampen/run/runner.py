@@ -68,7 +68,7 @@ def run(settings: Settings) -> int:
         commit.outside_faults(run_dir.root),
         Claim(run_dir) as claim,
         all_or_nothing(run_dir, claim),
-        contextlib.ExitStack() as stack,
+        contextlib.ExitStack() as workers,
     ):
         staging = run_dir.staging(claim.token)
         inputs = setup.open_inputs(settings, run_dir)
@@ -80,7 +80,7 @@ def run(settings: Settings) -> int:
         if spec is None:
             claim.check()
             rows = setup.sort_rows(run_dir, inputs, staging)
-            cluster = stack.enter_context(start(profile, run_dir.root, say))
+            cluster = workers.enter_context(start(profile, run_dir.root, say))
             measured = _measure(cluster, inputs, rows)
             claim.check()
             spec = setup.plan(
@@ -90,7 +90,7 @@ def run(settings: Settings) -> int:
         tell_plan(spec, profile.workers)
         if settings.plan_only:
             return 0
-        return _finish(run_dir, spec, claim, profile, cluster, warnings)
+        return _finish(run_dir, spec, claim, profile, workers, cluster, warnings)
 
 
 def resume(out: str | Path, cluster_name: str | None = None, redo: str | None = None) -> int:
@@ -136,7 +136,8 @@ def resume(out: str | Path, cluster_name: str | None = None, redo: str | None = 
         again = {p.index for p in to_redo()}
         if flag is not None:
             say(f"{len(again)} partitions with {flag.name} are done again")
-        return _finish(run_dir, now, claim, profile, None, warnings, again, retry=True)
+        workers = contextlib.ExitStack()
+        return _finish(run_dir, now, claim, profile, workers, None, warnings, again, retry=True)
 
 
 def compact(out: str | Path) -> int:
@@ -158,12 +159,16 @@ def _finish(
     spec: RunSpec,
     claim: Claim,
     profile: Profile,
+    workers: contextlib.ExitStack,
     cluster: Cluster | None,
     warnings: Sequence[str] = (),
     again: frozenset[int] | set[int] = frozenset(),
     retry: bool = False,
 ) -> int:
-    """Do what is left of a planned run, and leave a catalogue that opens, however it ends."""
+    """Do what is left of a planned run, and leave a catalogue that opens, however it ends.
+
+    What `workers` holds is closed first: who still publishes would not be in the index.
+    """
     try:
         todo.check_published(run_dir, spec)
         if not spec.plan.keep_cutouts:
@@ -180,14 +185,14 @@ def _finish(
             space.check_space(run_dir.root, wanted, can_drop=spec.plan.keep_cutouts)
             if retry:
                 _drop_suspicious_cutouts(run_dir, claim)
-            with contextlib.ExitStack() as stack:
+            with workers:
                 if cluster is None:
-                    cluster = stack.enter_context(start(profile, run_dir.root, say))
+                    cluster = workers.enter_context(start(profile, run_dir.root, say))
                 for line in cluster.dashboard_lines():
                     say(line)
                 crew = DaskCrew(cluster)
                 crew.expect(INFER, spec.plan.partition_rows * spec.plan.seconds_per_galaxy)
-                meter = stack.enter_context(Meter(work.rows, work.published_rows))
+                meter = workers.enter_context(Meter(work.rows, work.published_rows))
                 conductor = Conductor(
                     run_dir,
                     spec,
@@ -196,20 +201,27 @@ def _finish(
                     meter,
                     profile.window,
                     claim.check,
-                    stack.enter_context(Attempts(run_dir.attempts)),
+                    workers.enter_context(Attempts(run_dir.attempts)),
                 )
                 partitions = todo.left(run_dir, skipped, again)
                 jobs = (Job(p, again=p.index in again) for p in partitions)
                 conductor.go(jobs, work.published_rows, work.published, before)
-    except BaseException:
+    except BaseException as cause:
         # What stopped the run is what the user must hear of, not what follows from it.
         if not claim.lost.is_set():  # else the next client does it
             try:
                 _index(run_dir, spec, claim)
             except GampenError as error:
                 say(str(error))
-        raise
-    _index(run_dir, spec, claim)
+                raise cause from None
+        if type(cause) is not Interrupted:
+            raise
+        now = todo.count(run_dir, spec, quarantine.names(run_dir), again)
+        if now.published < now.partitions:
+            raise
+        # Asked to stop when all was published: that is an end like any other.
+    else:
+        _index(run_dir, spec, claim)
     return tell_end(run_dir, spec, warnings)
 
 

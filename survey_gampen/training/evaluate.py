@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zarr
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from rich.console import Console
@@ -23,7 +21,6 @@ from survey_gampen.errors import InputError
 from survey_gampen.model.checkpoint import load_checkpoint
 from survey_gampen.model.targets import PARAMETERS
 from survey_gampen.posterior.engine import Engine
-from survey_gampen.posterior.settings import resolve_device, resolve_precision, usable_cores
 from survey_gampen.posterior.summary import summarise
 from survey_gampen.report import figures
 from survey_gampen.report.corner import corner_picture
@@ -32,13 +29,13 @@ from survey_gampen.simulation.population import Population
 from survey_gampen.simulation.simulate import read_settings, read_truth
 from survey_gampen.training import metrics
 from survey_gampen.training.coverage import LEVELS, held
+from survey_gampen.training.unseen import batches, cutouts, engine_here
 
 #: Edges of the bins in magnitude, R_e [arcsec] and B/T; pure and almost pure disks and bulges, the
 #: hardest cases, on their own.
 MAGNITUDES = (15.0, 17.0, 19.0, 21.0, 23.0)
 RADII = (0.0, 0.5, 1.0, 2.0, 3.0, 10.0)
 RATIOS = (0.0, 0.05, 0.35, 0.65, 0.95, 1.01)
-_BATCH = 64
 
 
 def main(
@@ -64,19 +61,10 @@ def main(
     if read_settings(data)["parts"]:
         raise InputError(f"{data} holds parts: evaluate on what simulate makes without --parts")
     out.mkdir(parents=True, exist_ok=True)  # rather an error now than after all the passes
-    device = resolve_device()
     checkpoint = load_checkpoint(model)
     population = Population(read_settings(data)["population"])
     checkpoint.config.check_takes(population["size"], population["pixel_scale"])
-    engine = Engine(
-        checkpoint,
-        passes=passes,
-        seed=seed,
-        precision=resolve_precision(precision, device),
-        batch=_BATCH,
-        device=device,
-        threads=usable_cores(),
-    )
+    engine = engine_here(checkpoint, passes, seed, precision)
     table = read_truth(data)[:limit]
     truth = {p: table[p].to_numpy().astype(float) for p in PARAMETERS}
     magnitude = table["mag"].to_numpy()
@@ -167,8 +155,8 @@ def measure(
     inside = []
     ranks: dict[str, list[Any]] = {p: [] for p in PARAMETERS}
     true = np.stack([truth[p] for p in PARAMETERS], axis=1)
-    for where, read in track(list(_batches(data, len(true))), description="measuring"):
-        images = read()
+    rows = track(batches(len(true)), description="measuring")
+    for where, images in zip(rows, cutouts(data, len(true)), strict=True):
         draws = engine.draws(images, np.arange(where.start, where.stop, dtype=np.uint64))
         part: dict[str, Any] = summarise(draws)
         for k, p in enumerate(PARAMETERS):
@@ -199,13 +187,6 @@ def _pictured(one: Portrait) -> bytes:
         axis.set_axis_off()
 
     return corner_picture(one.draws, one.truth, beside)
-
-
-def _batches(data: Path, n: int) -> Iterator[tuple[slice, Any]]:
-    array = zarr.open_group(str(data), mode="r")["image"]
-    for start in range(0, n, _BATCH):
-        where = slice(start, min(n, start + _BATCH))
-        yield where, lambda where=where: np.asarray(array[where])
 
 
 def _table(result: dict[str, Any]) -> Table:

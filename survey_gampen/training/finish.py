@@ -19,7 +19,7 @@ from survey_gampen.model.checkpoint import Checkpoint, load_checkpoint, save_che
 from survey_gampen.model.novelty import Novelty
 from survey_gampen.training.data import TrainingSet
 from survey_gampen.training.validation import hidden_features, outputs
-from survey_gampen.training.widths import Widths
+from survey_gampen.training.widths import set_widths
 
 Rows = NDArray[np.int64]
 #: The galaxies kept from training are mixed so often, with so many passes each. Many passes: a mask
@@ -49,25 +49,20 @@ def finish(
         return
     rng = np.random.Generator(np.random.Philox(key=[seed, 1 << 61]))
     model.network.to(data.device)
-    meta = dict(model.meta)
     if model.config.outputs > 3:
-        meta["widths"] = _set_widths(model, data, held_out, rng)
+        batches = [data.mix(held_out, rng) for _ in range(_MIXES)]
+        found = torch.cat([outputs(model.network, batch, _PASSES) for batch in batches])
+        set_widths(model, found, np.concatenate([batch.truth for batch in batches]))
     seen, unseen = (_features(model, data, rows, rng) for rows in (trained[:_SEEN], held_out))
     novelty = Novelty.fit(seen, unseen)
     write = partial(
-        save_checkpoint, network=model.network, targets=model.targets, meta=meta, novelty=novelty
+        save_checkpoint,
+        network=model.network,
+        targets=model.targets,
+        meta=model.meta,
+        novelty=novelty,
     )
     replace(path, write, staging)
-
-
-def _set_widths(
-    model: Checkpoint, data: TrainingSet, rows: Rows, rng: np.random.Generator
-) -> dict[str, list[float]]:
-    batches = [data.mix(rows, rng) for _ in range(_MIXES)]
-    outs = torch.cat([outputs(model.network, batch, _PASSES) for batch in batches])
-    widths = Widths.fit(outs, np.concatenate([b.truth for b in batches]), model.targets)
-    widths.fold(model.network)
-    return widths.to_dict()
 
 
 def _features(model: Checkpoint, data: TrainingSet, rows: Rows, rng: np.random.Generator) -> Tensor:

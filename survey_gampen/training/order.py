@@ -65,13 +65,13 @@ def work(order: Order, ranks: Ranks, watch: Watch) -> None:
 
 def training_set(order: Order, here: int = 1) -> TrainingSet:
     """What to train on, in the memory that `here` processes on this machine share."""
-    device = usable(order.device)
+    device = _usable(order.device)
     if order.labels is None:
         return PartsSet(Path(order.data), device, order.memory, room(here, order.limit))
     return LabelledSet(Path(order.data), Path(order.labels), device)
 
 
-def usable(device: str) -> str:
+def _usable(device: str) -> str:
     """A device that is there.
 
     Raises

@@ -2,16 +2,19 @@
 
 Training ends with the same on the few hundred galaxies that it kept for itself; by their number
 alone coverage is then known to two points. A set of thousands that training never saw does better,
-and one of another population makes the intervals true there.
+and one of another population makes the intervals true there. The outputs are those of the engine,
+as in a run.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
@@ -19,73 +22,77 @@ from survey_gampen.commit import replace
 from survey_gampen.errors import InputError
 from survey_gampen.model.checkpoint import load_checkpoint, save_checkpoint
 from survey_gampen.model.targets import PARAMETERS
-from survey_gampen.posterior.settings import usable_cores, use_threads
+from survey_gampen.simulation.population import Population
+from survey_gampen.simulation.simulate import read_settings, read_truth
 from survey_gampen.training.parts import PartsSet
-from survey_gampen.training.validation import outputs
-from survey_gampen.training.widths import LEAST, Widths
+from survey_gampen.training.unseen import batches, cutouts, engine_here
+from survey_gampen.training.widths import LEAST, set_widths
 
-_CHUNK = 256
+Looked = tuple[NDArray[np.float32], NDArray[np.float64]]
 
 
-def main(
-    model: str, data: Path, out: Path, *, passes: int = 64, seed: int = 0, device: str = "cpu"
-) -> int:
-    """Set the widths of a model's posteriors on a set of parts, each galaxy mixed once.
+def main(model: str, data: Path, out: Path, *, passes: int = 128, seed: int = 0) -> int:
+    """Set the widths of a model's posteriors on simulated galaxies.
 
     Parameters
     ----------
     model : str
         Shipped model or safetensors file.
     data : Path
-        What ``simulate --parts`` made; training must not have seen it.
+        What ``simulate`` made; training must not have seen it. Of parts, each galaxy is mixed once.
     out : Path
         The model with other widths.
     passes : int
         A mask moves all galaxies alike, so that few of them would shift all intervals.
     seed : int
-        Of the images.
-    device : str
+        Of the masks, and of images of parts.
 
     Raises
     ------
     InputError
-        If the model predicts no widths, the set does not fit it or is too small.
+        If the model predicts no widths, or the set does not fit it or is too small.
     """
     checkpoint = load_checkpoint(model)
     if checkpoint.config.outputs == 3:
         raise InputError(f"{model} predicts no widths: its dropout rate sets them (calibrate)")
-    galaxies = PartsSet(data, device)
-    checkpoint.config.check_takes(galaxies.size, galaxies.pixel_scale)
-    if len(galaxies) < LEAST:
-        raise InputError(f"{data} has {len(galaxies)} galaxies: give {LEAST} or more")
-    use_threads(usable_cores())
-    checkpoint.network.to(device)
-    rng = np.random.Generator(np.random.Philox(key=[seed, 1 << 62]))
-    chunks = np.array_split(np.arange(len(galaxies)), -(-len(galaxies) // _CHUNK))
+    settings = read_settings(data)
+    population, n = Population(settings["population"]), settings["n"]
+    checkpoint.config.check_takes(population["size"], population["pixel_scale"])
+    if n < LEAST:
+        raise InputError(f"{data} has {n} galaxies: give {LEAST} or more")
+    looked = _mixed(PartsSet(data), seed) if settings["parts"] else _finished(data, n)
+    engine = engine_here(checkpoint, passes, seed)
     found, truths = [], []
-    for rows in track(chunks, "looking", console=Console(stderr=True)):
-        batch = galaxies.mix(rows, rng)
-        found.append(outputs(checkpoint.network, batch, passes))
-        truths.append(batch.truth)
-    widths = Widths.fit(torch.cat(found), np.concatenate(truths), checkpoint.targets)
-    widths.fold(checkpoint.network)
-    meta = dict(checkpoint.meta)
-    # Factors are powers of the same flux, which they leave as it is: exponents add up.
-    before = meta.get("widths", {})
-    meta["widths"] = {
-        key: (np.array(added) + np.array(before.get(key, np.zeros(3)))).tolist()
-        for key, added in widths.to_dict().items()
-    }
+    shown = track(looked, "looking", total=len(batches(n)), console=Console(stderr=True))
+    for images, truth in shown:
+        found.append(engine.outputs(images).cpu())
+        truths.append(truth)
+    widths = set_widths(checkpoint, torch.cat(found), np.concatenate(truths))
     write = partial(
         save_checkpoint,
         network=checkpoint.network,
         targets=checkpoint.targets,
-        meta=meta,
+        meta=checkpoint.meta,
         novelty=checkpoint.novelty,
     )
     replace(out, write, out.absolute().parent)
     factors = ", ".join(
         f"{p} x {factor:.3f}" for p, factor in zip(PARAMETERS, widths.base.exp(), strict=True)
     )
-    print(f"widths at the mean flux: {factors}; {len(galaxies)} galaxies, model in {out}")
+    print(f"widths at the mean flux: {factors}; {n} galaxies, model in {out}")
     return 0
+
+
+def _mixed(parts: PartsSet, seed: int) -> Iterator[Looked]:
+    rng = np.random.Generator(np.random.Philox(key=[seed, 1 << 62]))
+    rows = np.arange(len(parts))
+    for where in batches(len(parts)):
+        batch = parts.mix(rows[where], rng)
+        yield batch.image.numpy(), batch.truth
+
+
+def _finished(data: Path, n: int) -> Iterator[Looked]:
+    table = read_truth(data)
+    truth = np.stack([table[p].to_numpy().astype(float) for p in PARAMETERS], axis=1)
+    for where, images in zip(batches(n), cutouts(data, n), strict=True):
+        yield images, truth[where]

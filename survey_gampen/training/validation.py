@@ -69,18 +69,23 @@ def hidden_features(network: Gampen, data: Batch) -> Tensor:
 
 
 def outputs(network: Gampen, data: Batch, passes: int) -> Tensor:
-    """What the passes give, (n, passes, outputs) float32 on the CPU; masks shared by a batch."""
+    """What the passes give, (n, passes, outputs) float32 on the CPU; masks shared by a batch.
+
+    As the engine's in bfloat16: the centre of the orientations is computed in float32. Widths are
+    set by these, and the rounding of the whole network is as wide as a good flux.
+    """
     network.eval()
     device = data.image.device
+    count = network.arch.orientations
     found = []
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(0)
         for image in data.image.split(_BATCH):
+            seen = [network.prefix(oriented(image, k, count)) for k in range(count)]
+            exact = torch.stack([network.tail(*prefix) for prefix in seen])
             with torch.autocast(device.type, torch.bfloat16):
-                count = network.arch.orientations
-                seen = [network.prefix(oriented(image, k, count)) for k in range(count)]
                 undropped = torch.stack([network.tail(*prefix) for prefix in seen]).float()
-                added = corrections(undropped, undropped)
+                added = corrections(undropped, exact)
                 outs = [
                     network.tail(*seen[k % count], network.random_masks(1, image))
                     + added[k % count]

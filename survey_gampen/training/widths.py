@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from survey_gampen.model.checkpoint import Checkpoint
 from survey_gampen.model.network import Gampen
 from survey_gampen.model.targets import Targets
 from survey_gampen.posterior.summary import LEVELS
@@ -109,6 +110,28 @@ class Widths:
     def to_dict(self) -> dict[str, list[float]]:
         """Plain values for JSON."""
         return {"base": self.base.tolist(), "slope": self.slope.tolist()}
+
+
+def set_widths(model: Checkpoint, outputs: Tensor, truth: NDArray[np.float64]) -> Widths:
+    """Fit the widths of a model and make them part of it, in place.
+
+    Its ``meta`` says in ``widths`` what all such settings of it come to together.
+
+    Parameters
+    ----------
+    model : Checkpoint
+    outputs, truth
+        See :meth:`Widths.fit`.
+    """
+    widths = Widths.fit(outputs, truth, model.targets)
+    widths.fold(model.network)
+    # Factors are powers of the same flux, which they leave as it is: exponents add up.
+    before = model.meta.get("widths", {})
+    model.meta["widths"] = {
+        key: (np.array(added) + np.array(before.get(key, np.zeros(3)))).tolist()
+        for key, added in widths.to_dict().items()
+    }
+    return widths
 
 
 def _with_ratios(rows: Tensor, base: Tensor) -> Tensor:
