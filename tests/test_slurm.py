@@ -45,7 +45,7 @@ def undisturbed(many: Sky, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run on this machine with as many threads a worker."""
     out = tmp_path_factory.mktemp("undisturbed") / "run"
     where = "local:workers=2,threads=1,dashboard_port=0"
-    done = call(many.command(out, "--passes", "100", "--cluster", where, rows=10), timeout=1200)
+    done = call(many.command(out, "--passes", "300", "--cluster", where, rows=10), timeout=1200)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -83,7 +83,7 @@ def test_a_run_survives_all_that_a_cluster_does(
     """scancel, kill, walltime, a restart of slurmctld, and the client's end: the same bits."""
     out, lost = tmp_path / "run", 0
     profile, name = slurm.profile(tmp_path)
-    words = many.command(out, "--passes", "100", "--cluster", str(profile), rows=10)
+    words = many.command(out, "--passes", "300", "--cluster", str(profile), rows=10)
     client = Client(slurm, words, out, name)
     until(lambda: len(slurm.jobs(name, "RUNNING")) == 3)
     client.published(2)
@@ -181,7 +181,7 @@ def test_a_node_that_was_only_thought_lost(
     """Its slurmd is killed; its job begins anew elsewhere while its worker goes on."""
     out = tmp_path / "run"
     profile, name = slurm.profile(tmp_path)
-    words = many.command(out, "--passes", "100", "--cluster", str(profile), rows=10)
+    words = many.command(out, "--passes", "300", "--cluster", str(profile), rows=10)
     client = Client(slurm, words, out, name)
     try:
         client.published(2)
@@ -209,7 +209,7 @@ def test_submit_goes_on_until_it_is_done(
     out = tmp_path / "run"
     driver = '{walltime: "00:02:00", memory: 1 GiB}'
     profile, _ = slurm.profile(tmp_path, workers=1, driver=driver)
-    words = many.command(out, "--passes", "100", "--cluster", str(profile), rows=10)
+    words = many.command(out, "--passes", "300", "--cluster", str(profile), rows=10)
     words[words.index("run")] = "submit"
     done = call(words)
     assert done.returncode == 0, done.stderr
