@@ -14,7 +14,7 @@ from survey_gampen.model.targets import FORMS
 _RECIPES = Path(__file__).parent / "recipes"
 #: Farther off [px], and a galaxy is no longer the one that a catalogue means.
 _MOST_SHIFT = 16
-#: Least and largest values; the least learning rate that float32 weights can feel.
+#: Least and largest values that something can be trained with.
 _RANGES = {
     "epochs": (0, math.inf),
     "batch": (1, math.inf),
@@ -62,15 +62,15 @@ def load_recipe(name_or_path: str, **changes: Any) -> dict[str, Any]:
         if table is None:
             raise InputError(f"recipe {name_or_path!r} has no key {key!r}")
         table[key] = value
+    flat = {**recipe, **recipe["optimiser"], **recipe["crop"]}
     for key, known in _CHOICES.items():
-        value = recipe.get(key, recipe["optimiser"].get(key))
-        if value not in known:
+        if (value := flat[key]) not in known:
             raise InputError(f"{key} of a recipe is {' or '.join(known)}, not {value!r}")
     for factor in (1.0, *recipe["dropout_layers"]):
         if not 0 <= (rate := recipe["dropout_rate"] * factor) < 1:
             raise InputError(f"a dropout rate is 0 or more and below 1, not {rate:g}")
     for key, (least, most) in _RANGES.items():
-        value = {**recipe, **recipe["optimiser"], **recipe["crop"]}[key]
+        value = flat[key]
         if not (least <= value <= most and math.isfinite(value)):
             bounds = f"{least:g} or more" if math.isinf(most) else f"{least:g} to {most:g}"
             raise InputError(f"{key} of a recipe is {bounds}, not {value:g}")
