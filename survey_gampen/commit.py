@@ -28,6 +28,11 @@ from survey_gampen.errors import GampenError, OutsideFault
 Writer = Callable[[Path], None]
 Checker = Callable[[Path], None]
 
+_UMASK = os.umask(0)  # which can't be read without being set
+os.umask(_UMASK)
+#: What a new file may be used for: what this user allows.
+_MODE = 0o666 & ~_UMASK
+
 #: Errors of the machine and not of anybody's data: space, quota, a mount that is gone, a bad disk.
 OUTSIDE_ERRNOS = frozenset(
     {
@@ -179,6 +184,7 @@ def replace(final: Path, write: Writer, staging: Path, check: Checker | None = N
     """
     with outside_faults(final), _staged(final, staging) as staged:
         write(staged)
+        staged.chmod(_MODE)  # some libraries write files that their owner alone may read
         _sync(staged, drop_cache=check is not None)
         if check is not None:
             _read_back(staged, check, final)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,7 +46,7 @@ def bad_index(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_index_that_is_not_of_today_is_no_success(run: RunDir, bad_index: None) -> None:
     with Claim(run) as claim, pytest.raises(OutsideFault, match=r"partition_info\.csv"):
-        runner._finish(run, SPEC, claim, PROFILE, None)
+        runner._finish(run, SPEC, claim, PROFILE, ExitStack(), None)
 
 
 def test_what_stopped_the_run_is_told_before_a_bad_index(
@@ -56,7 +57,7 @@ def test_what_stopped_the_run_is_told_before_a_bad_index(
 
     monkeypatch.setattr(runner.todo, "check_published", damaged)
     with Claim(run) as claim, pytest.raises(InputError, match="is damaged"):
-        runner._finish(run, SPEC, claim, PROFILE, None)
+        runner._finish(run, SPEC, claim, PROFILE, ExitStack(), None)
 
 
 def test_a_planner_that_was_followed_leaves_the_follower_s_plan_alone(run: RunDir) -> None:

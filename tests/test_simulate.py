@@ -99,7 +99,7 @@ def test_a_folder_that_holds_other_things_is_left_alone(tmp_path: Path, populati
         simulate.main(population, 4, out)
     assert (out / "chapters" / "1.tex").read_text() == "everything"
     zarr.open_group(str(tmp_path / "other"), mode="w")
-    with pytest.raises(InputError, match="is no simulation"):
+    with pytest.raises(InputError, match="is no simulation of cutouts or parts"):
         simulate.main(population, 4, tmp_path / "other")
     with pytest.raises(InputError, match="at least one galaxy"):
         simulate.main(population, 0, tmp_path / "none")

@@ -278,9 +278,9 @@ def test_the_state_holds_what_is_needed_and_no_more(
 
 
 def test_too_few_galaxies_for_a_batch(train: Callable[..., Training]) -> None:
-    with pytest.raises(InputError, match="72 galaxies, less 70 for validation.*simulate more"):
+    with pytest.raises(InputError, match="2 of the 72 galaxies are left.*70 are for val"):
         train("out", validation=70)
-    with pytest.raises(InputError, match="simulate more"):
+    with pytest.raises(InputError, match="0 of the 72 galaxies are left to train on"):
         train("out", validation=512)
 
 

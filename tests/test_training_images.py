@@ -228,7 +228,7 @@ def test_pixels_that_are_gone_are_no_dark_galaxies(
 
 
 def test_only_parts_that_are_complete_are_trained_on(tmp_path: Path, parts_folder: Path) -> None:
-    with pytest.raises(InputError, match="is no simulation"):
+    with pytest.raises(InputError, match="is no simulation of cutouts or parts"):
         PartsSet(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(simulate, "compute", inline)

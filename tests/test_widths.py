@@ -155,6 +155,7 @@ def test_the_verb_makes_intervals_hold_what_they_claim(
     assert main([*words, "--out", str(new)]) == 0
     assert f"{N} galaxies" in capsys.readouterr().out
     assert deviation(str(new)) < 0.06
+    assert new.stat().st_mode & 0o777 == data.joinpath("zarr.json").stat().st_mode & 0o777
     first = load_checkpoint(str(new)).meta["widths"]
     assert max(map(abs, first["base"])) > 0.05
     # Again from there: nothing is left to set, and what was set before stays in the account.
@@ -172,6 +173,19 @@ def test_training_sees_what_the_engine_draws() -> None:
     found, wanted = outputs_of(checkpoint.network, batch, 8), engine.outputs(images)
     torch.testing.assert_close(found[..., :3], wanted[..., :3], rtol=1e-5, atol=1e-5)
     assert not torch.equal(found[..., 3:], wanted[..., 3:])  # predicted widths are rounded
+
+
+def test_where_the_model_goes_is_looked_at_first(
+    parts_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    init = make_init(tmp_path / "init.safetensors", PartsSet(parts_folder))
+    words = ["widths", init, "--data", str(parts_folder), "--out"]
+    assert main([*words, str(tmp_path)]) == 2
+    assert f"--out {tmp_path} is a folder: give a file" in capsys.readouterr().err
+    assert main([*words, f"{init}/new.safetensors"]) != 0
+    told = capsys.readouterr()
+    assert "looking" not in told.err
+    assert "init.safetensors" in told.err
 
 
 def test_too_few_galaxies_are_refused(

@@ -172,7 +172,10 @@ def read_settings(out: Path) -> dict[str, Any]:
     try:
         return dict(zarr.open_group(str(out), mode="r").attrs["simulation"])  # type: ignore[arg-type]
     except (FileNotFoundError, KeyError):
-        raise InputError(f"{out} is no simulation: make one with survey-gampen simulate") from None
+        raise InputError(
+            f"{out} is no simulation of cutouts or parts: make one with survey-gampen simulate,"
+            " without --as-tiles"
+        ) from None
 
 
 def prepare(out: Path, settings: dict[str, Any]) -> None:

@@ -155,7 +155,7 @@ def measure(
     inside = []
     ranks: dict[str, list[Any]] = {p: [] for p in PARAMETERS}
     true = np.stack([truth[p] for p in PARAMETERS], axis=1)
-    rows = track(batches(len(true)), description="measuring")
+    rows = track(batches(len(true)), "measuring", console=Console(stderr=True))
     for where, images in zip(rows, cutouts(data, len(true)), strict=True):
         draws = engine.draws(images, np.arange(where.start, where.stop, dtype=np.uint64))
         part: dict[str, Any] = summarise(draws)

@@ -6,6 +6,7 @@ what it has never seen (:mod:`survey_gampen.model.novelty`), both on galaxies ke
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +31,13 @@ _SEEN, _CHUNK = 4096, 256
 
 
 def finish(
-    path: Path, data: TrainingSet, trained: Rows, held_out: Rows, seed: int, staging: Path
+    path: Path,
+    data: TrainingSet,
+    trained: Rows,
+    held_out: Rows,
+    seed: int,
+    staging: Path,
+    say: Callable[[str], None],
 ) -> None:
     """Finish the model at `path`, once; it is replaced in one step.
 
@@ -43,10 +50,13 @@ def finish(
     seed : int
         Of the images that are made for this.
     staging : Path
+    say : callable
+        Is told that it begins.
     """
     model = load_checkpoint(path)
     if model.novelty is not None:
         return
+    say("finishing the best model: how wide its posteriors are, and what it has never seen")
     rng = np.random.Generator(np.random.Philox(key=[seed, 1 << 61]))
     model.network.to(data.device)
     if model.config.outputs > 3:

@@ -140,6 +140,8 @@ def read_labels(path: Path) -> pa.Table:
     InputError
         If it can't be read, lacks a column, or holds what no galaxy has.
     """
+    if not path.exists():
+        raise InputError(f"labels {path}: there is no such file")
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:

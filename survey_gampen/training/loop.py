@@ -87,8 +87,9 @@ class Training:
         self.train_rows = rows[: recipe["morphologies"] or None]
         if not self.steps:
             raise InputError(
-                f"{len(data)} galaxies, less {len(self.held_out)} for validation, do not fill a "
-                f"batch of {recipe['batch']}: simulate more"
+                f"{len(self.train_rows)} of the {len(data)} galaxies are left to train on "
+                f"({len(self.held_out)} are for validation), too few for a batch of "
+                f"{recipe['batch']}: give more, or a recipe with a smaller batch or validation"
             )
         rng = np.random.Generator(np.random.Philox(key=[recipe["seed"], 1 << 62]))
         self.validation = data.mix(self.held_out, rng)
@@ -138,10 +139,11 @@ class Training:
 
     def run(self, watch: Watch | None = None) -> None:
         """Train to the last epoch of the recipe, and finish the best model."""
+        watch = watch or Watch()
         self.to_the_last_epoch(watch)
         if self.ranks.first:
             path, rows = self.out / "model.safetensors", (self.train_rows, self.held_out)
-            finish(path, self.data, *rows, self.recipe["seed"], self.staging)
+            finish(path, self.data, *rows, self.recipe["seed"], self.staging, watch.says)
 
     def to_the_last_epoch(self, watch: Watch | None = None) -> None:
         """Train, with a state and perhaps a model saved after each epoch."""

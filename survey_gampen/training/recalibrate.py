@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 import torch
@@ -50,7 +51,8 @@ def main(model: str, data: Path, out: Path, *, passes: int = 128, seed: int = 0)
     Raises
     ------
     InputError
-        If the model predicts no widths, or the set does not fit it or is too small.
+        If the model predicts no widths, the set does not fit it or is too small, or `out` can't
+        be a file.
     """
     checkpoint = load_checkpoint(model)
     if checkpoint.config.outputs == 3:
@@ -60,6 +62,7 @@ def main(model: str, data: Path, out: Path, *, passes: int = 128, seed: int = 0)
     checkpoint.config.check_takes(population["size"], population["pixel_scale"])
     if n < LEAST:
         raise InputError(f"{data} has {n} galaxies: give {LEAST} or more")
+    _check_place(out)  # rather an error now than after all the passes
     looked = _mixed(PartsSet(data), seed) if settings["parts"] else _finished(data, n)
     engine = engine_here(checkpoint, passes, seed)
     found, truths = [], []
@@ -81,6 +84,14 @@ def main(model: str, data: Path, out: Path, *, passes: int = 128, seed: int = 0)
     )
     print(f"widths at the mean flux: {factors}; {n} galaxies, model in {out}")
     return 0
+
+
+def _check_place(out: Path) -> None:
+    if out.is_dir():
+        raise InputError(f"--out {out} is a folder: give a file, say {out / 'model.safetensors'}")
+    out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=out.absolute().parent):
+        pass
 
 
 def _mixed(parts: PartsSet, seed: int) -> Iterator[Looked]:

@@ -14,6 +14,27 @@ from survey_gampen.model.targets import FORMS
 _RECIPES = Path(__file__).parent / "recipes"
 #: Farther off [px], and a galaxy is no longer the one that a catalogue means.
 _MOST_SHIFT = 16
+#: Least and largest values that something can be trained with.
+_RANGES = {
+    "epochs": (0, math.inf),
+    "batch": (1, math.inf),
+    "morphologies": (0, math.inf),
+    "validation": (1, math.inf),
+    "passes": (1, math.inf),
+    "seed": (0, math.inf),
+    "shift": (0, _MOST_SHIFT),
+    "patience": (0, math.inf),
+    "momentum": (0, 0.9999),
+    "learning_rate": (1e-12, 10),
+    "localisation_factor": (0, 10),
+    "weight_decay": (0, 10),
+    "warm_up": (0, 0.99),
+    "average": (0, 0.99999),
+    "clip": (1e-12, math.inf),
+    "guide": (0, math.inf),
+    "radii": (1e-3, math.inf),
+    "smallest": (0, 1),
+}
 _CHOICES = {
     "targets": FORMS,
     "freeze": ("nothing", "crop", "features"),
@@ -28,7 +49,8 @@ def load_recipe(name_or_path: str, **changes: Any) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If it is missing, no TOML, or its keys are not those of the shipped recipes.
+        If it is missing, no TOML, its keys are not those of the shipped recipes, or a value is
+        one that nothing can be trained with.
     """
     recipe, path = tomlfile.shipped_or_own(name_or_path, _RECIPES, "recipe")
     tomlfile.check_like(recipe, tomlfile.read(_RECIPES / "survey.toml"), str(path))
@@ -40,15 +62,18 @@ def load_recipe(name_or_path: str, **changes: Any) -> dict[str, Any]:
         if table is None:
             raise InputError(f"recipe {name_or_path!r} has no key {key!r}")
         table[key] = value
+    flat = {**recipe, **recipe["optimiser"], **recipe["crop"]}
     for key, known in _CHOICES.items():
-        value = recipe.get(key, recipe["optimiser"].get(key))
-        if value not in known:
+        if (value := flat[key]) not in known:
             raise InputError(f"{key} of a recipe is {' or '.join(known)}, not {value!r}")
     for factor in (1.0, *recipe["dropout_layers"]):
         if not 0 <= (rate := recipe["dropout_rate"] * factor) < 1:
             raise InputError(f"a dropout rate is 0 or more and below 1, not {rate:g}")
-    if not 0 <= recipe["shift"] <= _MOST_SHIFT:
-        raise InputError(f"shift is 0 to {_MOST_SHIFT} pixels, not {recipe['shift']}")
+    for key, (least, most) in _RANGES.items():
+        value = flat[key]
+        if not (least <= value <= most and math.isfinite(value)):
+            bounds = f"{least:g} or more" if math.isinf(most) else f"{least:g} to {most:g}"
+            raise InputError(f"{key} of a recipe is {bounds}, not {value:g}")
     return recipe
 
 

@@ -86,4 +86,5 @@ def main(
             work(order, Ranks(), display)
         else:
             train_on(cluster, order, ranks, display, claim.check)
+        display.says(f"model in {out / 'model.safetensors'}")
     return 0
