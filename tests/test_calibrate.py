@@ -73,9 +73,9 @@ def test_the_verb_compares_rates_and_goes_on(
 ) -> None:
     begun: list[str] = []
 
-    def half(function, calls, what, profile):  # type: ignore[no-untyped-def]
+    def half(function, calls, what, profile, folder):  # type: ignore[no-untyped-def]
         begun.extend(Path(call[0].out).name for call in calls)
-        inline(function, calls[: 1 if len(calls) == 2 else None], what, profile)
+        inline(function, calls[: 1 if len(calls) == 2 else None], what, profile, folder)
         if len(calls) == 2:
             raise KeyboardInterrupt
 

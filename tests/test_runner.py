@@ -91,7 +91,7 @@ def test_status_counts(calm: Path) -> None:
 def test_nothing_is_left_lying_about(calm: Path) -> None:
     assert {p.name for p in calm.iterdir()} == {
         *("run.toml", "plan.parquet", "catalog", "cutouts", "posteriors", "samples"),
-        *(".claim", ".staging", ".cache"),
+        *("attempts.log", ".claim", ".staging", ".cache"),
     }
     assert not [p for p in (calm / ".staging").iterdir() if p.is_dir()]
 

@@ -44,7 +44,8 @@ class Word:
 
 #: States of Slurm (`man squeue`, JOB STATE CODES); all others are ends.
 _SLURM_WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "RESV_DEL_HOLD"}
-_SLURM_RUNNING = {"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "SUSPENDED"}
+_SLURM_RUNNING = {"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED"}
+_SLURM_RUNNING |= {"RESIZING", "SUSPENDED"}
 #: Reasons of Slurm (`man squeue`, JOB REASON CODES) with which a job waits for ever, unless
 #: somebody changes the job, the account or the limits.
 _NEVER = re.compile(
@@ -118,17 +119,9 @@ def _slurm_ended(job: str) -> dict[str, Word]:
 
 def _slurm_word(state: str, reason: str) -> Word:
     text = f"{state} ({reason})" if reason and reason != "None" else state
-    if state in (
-        "PENDING",
-        "CONFIGURING",
-        "REQUEUED",
-        "REQUEUE_HOLD",
-        "SUSPENDED",
-        "RESV_DEL_HOLD",
-    ):
+    if state in _SLURM_WAITING:
         return Word(State.WAITING, text, bool(_NEVER.search(reason)))
-    running = state in ("RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "RESIZING")
-    return Word(State.RUNNING if running else State.ENDED, text)
+    return Word(State.RUNNING if state in _SLURM_RUNNING else State.ENDED, text)
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def run(settings: Settings) -> int:
             measured = _measure(cluster, inputs, rows)
             claim.check()
             spec = setup.plan(
-                run_dir, inputs, rows, measured, profile.workers, profile.walltime, staging
+                run_dir, inputs, rows, measured, profile.workers, staging, profile.walltime
             )
         inputs.source.close()
         tell_plan(spec, profile.workers)

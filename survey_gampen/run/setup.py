@@ -164,8 +164,8 @@ def plan(
     rows: int,
     measured: Measured,
     workers: int,
-    walltime: float | None,
     staging: Path,
+    walltime: float | None = None,
 ) -> RunSpec:
     """Cut the sorted rows into partitions and write plan.parquet and run.toml.
 
@@ -179,9 +179,9 @@ def plan(
         What a worker resolved and how long it took.
     workers : int
         How many work at once.
-    walltime : float or None
-        How long the job of a worker may last [s].
     staging : Path
+    walltime : float, optional
+        How long the job of a worker may last [s].
     """
     settings = inputs.settings
     size = inputs.checkpoint.config.size
