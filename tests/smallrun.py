@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +34,16 @@ NARROW = Architecture(
     convolutions=(4, 8, 8, 8, 8),
     hidden=(16, 16),
 )
+#: Seconds a partition, for runs that last long enough to be disturbed.
+SLOWER = replace(NARROW, convolutions=(24, 96, 128, 96, 96))
 
 
-def write_model(path: Path) -> Path:
+def write_model(path: Path, architecture: Architecture = NARROW) -> Path:
     """Random weights of a narrow network: the geometry is that of the real ones."""
     torch.manual_seed(1)
     targets = Targets(mean=(0.0, 0.0, 8.0), std=(1.5, 0.6, 1.5))
     meta = {"band": "g", "trained_on": {}, "metrics": {}, "provenance": "random, for tests"}
-    save_checkpoint(path, Gampen(NARROW, 0.1), targets, meta)
+    save_checkpoint(path, Gampen(architecture, 0.1), targets, meta)
     return path
 
 
@@ -127,8 +130,8 @@ def wait_for(
 class Sky:
     """Images, catalogue and model of a test."""
 
-    def __init__(self, folder: Path, n: int = N) -> None:
-        self.model = write_model(folder / "model.safetensors")
+    def __init__(self, folder: Path, n: int = N, architecture: Architecture = NARROW) -> None:
+        self.model = write_model(folder / "model.safetensors", architecture)
         self.images, self.catalog = write_sky(folder, n)
 
     def command(self, out: Path, *more: str, rows: int = 4) -> list[str]:
