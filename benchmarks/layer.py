@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from survey_gampen.cluster.crew import DaskCrew
-from survey_gampen.cluster.profile import load_profile
+from survey_gampen.cluster.load import load_profile
 from survey_gampen.cluster.start import start
 from survey_gampen.run import conductor
 from survey_gampen.run.attempts import Attempts

@@ -162,7 +162,7 @@ def _settings(args: argparse.Namespace) -> Settings:
 def _submit(args: argparse.Namespace) -> int:
     settings = _settings(args)
     from survey_gampen.cluster.driver import submit
-    from survey_gampen.cluster.profile import load_profile
+    from survey_gampen.cluster.load import load_profile
 
     job = submit(load_profile(settings.cluster), args.words, Path(settings.out))
     print(f"job {job} runs it; see how far it is: survey-gampen status {settings.out}")

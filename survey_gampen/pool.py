@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import queue
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from survey_gampen.cluster import crew
-from survey_gampen.cluster.profile import Profile, cores, load_profile
+from survey_gampen.cluster.load import cores, load_profile
+from survey_gampen.cluster.profile import Profile
 from survey_gampen.cluster.start import Cluster, start
-from survey_gampen.errors import OutsideFault, WorkerLost
+from survey_gampen.errors import OutsideFault, WorkerLeaving, WorkerLost
 
 #: Workers that may die under one task.
 TRIES = 3
@@ -36,8 +38,8 @@ def compute(
 ) -> None:
     """Call `function` with each of `calls`, one at a time on each worker of a profile.
 
-    `function` publishes its own result; nothing travels back. A call whose worker dies is made
-    again elsewhere; the first that fails otherwise ends all.
+    `function` publishes its own result; nothing travels back. A call whose worker dies, or has no
+    time left for it, is made again elsewhere; the first that fails otherwise ends all.
 
     Parameters
     ----------
@@ -59,10 +61,11 @@ def compute(
     if not todo:
         return
     with start(profile, folder) as cluster, _Count(len(todo), what) as count:
+        longest = 0.0
         tasks = (_Task(cluster, function, number, call) for number, call in enumerate(todo))
         ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
         running = {
-            task.begin(ended): task
+            task.begin(ended, longest): task
             for task in itertools.islice(tasks, profile.window * profile.workers)
         }
         while running:
@@ -73,16 +76,22 @@ def compute(
                 continue
             task = running.pop(future)
             outcome = crew.outcome(future)
-            if isinstance(outcome, WorkerLost) and task.tries < TRIES:
-                running[task.begin(ended)] = task
-                continue
             if isinstance(outcome, WorkerLost):
-                raise OutsideFault(f"{outcome}, {TRIES} times: give the workers more memory")
+                task.losses += 1
+                if task.losses == TRIES:
+                    raise OutsideFault(
+                        f"{outcome}, {TRIES} times: give workers more memory, or jobs more time;"
+                        " the same command goes on"
+                    )
+            if isinstance(outcome, WorkerLost | WorkerLeaving):
+                running[task.begin(ended, longest)] = task
+                continue
             if isinstance(outcome, BaseException):
                 raise outcome
+            longest = max(longest, outcome)
             count.one()
             for following in itertools.islice(tasks, 1):
-                running[following.begin(ended)] = following
+                running[following.begin(ended, longest)] = following
 
 
 class _Task:
@@ -91,19 +100,29 @@ class _Task:
     ) -> None:
         self._cluster, self._function, self._call = cluster, function, call
         self._name = f"{function.__name__.replace('_', '-')}-{number}"
-        self.tries = 0
+        self._tries = self.losses = 0
 
-    def begin(self, ended: queue.SimpleQueue[Future]) -> Future:
-        self.tries += 1
+    def begin(self, ended: queue.SimpleQueue[Future], longest: float) -> Future:
+        """Give it to some worker, which is told how long others have taken [s]."""
+        self._tries += 1
         future = self._cluster.client.submit(
+            _timed,
+            longest,
             self._function,
             *self._call,
-            key=f"{self._name}-{self.tries}",
+            key=f"{self._name}-{self._tries}",
             resources={self._cluster.slots["infer"]: 1},  # one a worker
             pure=False,
         )
         future.add_done_callback(ended.put)
         return future
+
+
+def _timed(longest: float, function: Callable[..., Any], *args: Any) -> float:
+    """On the worker: call a function and return how long it took [s]."""
+    begun = time.monotonic()
+    crew.in_time(function.__name__, longest, function, *args)
+    return time.monotonic() - begun
 
 
 class _Count:

@@ -23,7 +23,7 @@ class Slurm:
         self.settings = {
             "GAMPEN_SLURM": str(HOME),
             "GAMPEN_NODES": str(NODES),
-            "GAMPEN_GPUS": "1",
+            "GAMPEN_GPUS": "2",
             "GAMPEN_PORT": "28817",
         }
         self.up()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from survey_gampen.cluster.crew import DaskCrew
-from survey_gampen.cluster.profile import MOST_THREADS, cores, load_profile
+from survey_gampen.cluster.load import MOST_THREADS, cores, load_profile
 from survey_gampen.cluster.start import start
 from survey_gampen.errors import InputError, UnreadableFile, WorkerLost
 from survey_gampen.paths import data_dir

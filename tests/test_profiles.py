@@ -9,10 +9,11 @@ import dask
 import pytest
 
 from survey_gampen.cli import main
-from survey_gampen.cluster import profile as profiles
+from survey_gampen.cluster import load as profiles
 from survey_gampen.cluster.driver import script
 from survey_gampen.cluster.jobs import make_job, resources
-from survey_gampen.cluster.profile import BATCH, Profile, known, load_profile
+from survey_gampen.cluster.load import known, load_profile
+from survey_gampen.cluster.profile import BATCH, Profile
 from survey_gampen.errors import InputError
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,6 +122,15 @@ def test_a_run_survives_all_that_a_cluster_does(
     twice = sum(number - 1 for number in begun(out).values())
     print(f"{len(leaves(out))} partitions, {lost} workers lost, {twice} partitions begun again")
     assert twice <= lost
+    assert not slurm.jobs(name)
+
+
+def test_check_tells_what_a_worker_is(slurm: Slurm, tmp_path: Path) -> None:
+    profile, name = slurm.profile(tmp_path)
+    done = verb("cluster", "check", profile)
+    assert done.returncode == 0, done.stderr
+    for words in (socket.gethostname(), "usable", "the same as here", "after submission"):
+        assert words in done.stdout
     assert not slurm.jobs(name)
 
 
@@ -240,19 +252,19 @@ def test_inside_one_allocation(slurm: Slurm, sky: Sky, calm: Path, tmp_path: Pat
 def test_each_worker_has_a_gpu_of_its_own(slurm: Slurm, sky: Sky, tmp_path: Path) -> None:
     """GPUs here are pretended: Slurm gives them out, and nobody computes on them."""
     out = tmp_path / "run"
-    profile, name = slurm.profile(tmp_path, gpus=1, cuda="false")
+    keys = {"gpus": 1, "cuda": "false", "directives": '["--nodelist=node1"]', "workers": 2}
+    profile, name = slurm.profile(tmp_path, **keys)
     words = sky.command(out, "--cluster", str(profile), rows=1)
     client = Client(slurm, words, out, name)
     seen = {}
-    while client.process.poll() is None and len(seen) < 3:
+    while client.process.poll() is None and len(seen) < 2:
         for job in slurm.jobs(name, "RUNNING"):
             for process in slurm.processes(job):
-                environ = process.environ()
-                seen[environ["SLURMD_NODENAME"]] = environ.get("CUDA_VISIBLE_DEVICES")
+                seen[job] = process.environ().get("CUDA_VISIBLE_DEVICES")
         time.sleep(0.2)
     told = client.process.communicate(timeout=600)[0]
     assert client.process.returncode == 0, told
-    assert seen == dict.fromkeys(("node1", "node2", "node3"), "0")
+    assert sorted(seen.values()) == ["0", "1"]  # two jobs on one node
 
 
 def test_a_gpu_that_another_worker_holds(slurm: Slurm, sky: Sky, tmp_path: Path) -> None:
@@ -311,7 +323,8 @@ def test_an_account_that_slurm_does_not_know(sky: Sky, tmp_path: Path) -> None:
 
 def test_who_has_no_certificate_gets_nothing(slurm: Slurm, sky: Sky, tmp_path: Path) -> None:
     """No port of client, scheduler or workers answers without one; dashboards are on loopback."""
-    profile, name = slurm.profile(tmp_path)
+    ours = outer_address()
+    profile, name = slurm.profile(tmp_path, interface=ours[0])
     out = tmp_path / "run"
     client = Client(slurm, sky.command(out, "--cluster", str(profile), rows=1), out, name)
     try:
@@ -327,13 +340,20 @@ def test_who_has_no_certificate_gets_nothing(slurm: Slurm, sky: Sky, tmp_path: P
             if c.status == psutil.CONN_LISTEN and c.pid in mine
         }
         assert len(listening) >= 8  # scheduler and dashboard; three workers, nannies and pages
+        pages = {port for ip, port in listening if is_page(ip, port)}
+        assert len(pages) >= 4
         certificates = next((out / ".cluster").glob("tls-*"))
         assert stat.S_IMODE(certificates.stat().st_mode) == 0o700
         for file in certificates.iterdir():
             assert stat.S_IMODE(file.stat().st_mode) == 0o600
         for ip, port in listening:
-            assert ip == "127.0.0.1", f"port {port} listens on {ip}"
-            assert not speaks_dask(port)
+            reached = ours[1] if ip in ("0.0.0.0", "::") else ip.removeprefix("::ffff:")
+            assert not speaks_dask(reached, port)
+        if ours[0] != "lo":
+            assert {ip for ip, _ in listening} > {"127.0.0.1"}
+            for port in pages:
+                with pytest.raises(OSError, match="refused"):
+                    socket.create_connection((ours[1], port), timeout=3)
     finally:
         client.process.send_signal(signal.SIGTERM)
         told = client.process.communicate(timeout=120)[0]
@@ -341,11 +361,31 @@ def test_who_has_no_certificate_gets_nothing(slurm: Slurm, sky: Sky, tmp_path: P
     assert not certificates.exists()
 
 
-def speaks_dask(port: int) -> bool:
+def outer_address() -> tuple[str, str]:
+    """An interface of this machine that others can reach, and its address; loopback without one."""
+    up = psutil.net_if_stats()
+    for name, addresses in psutil.net_if_addrs().items():
+        for found in addresses:
+            outer = found.family == socket.AF_INET and not found.address.startswith("127.")
+            if outer and up[name].isup:
+                return name, found.address
+    return "lo", "127.0.0.1"
+
+
+def is_page(ip: str, port: int) -> bool:
+    """Whether a port speaks HTTP to anybody."""
+    try:
+        with urllib.request.urlopen(f"http://{ip}:{port}/health", timeout=3) as answer:
+            return bool(answer.status == 200)
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def speaks_dask(ip: str, port: int) -> bool:
     """Whether a port lets a client in that has no certificate, or one of its own making."""
     for protocol, security in (("tcp", None), ("tls", Security.temporary())):
         try:
-            address = f"{protocol}://127.0.0.1:{port}"
+            address = f"{protocol}://{ip}:{port}"
             with DaskClient(address, security=security, timeout=3, set_as_default=False):
                 return True
         except (OSError, TimeoutError, ValueError):

@@ -32,6 +32,17 @@ def test_a_task_begins_only_where_it_can_end(monkeypatch: pytest.MonkeyPatch) ->
     assert at_worker.enough_time("cut", now=1500)
 
 
+def test_what_is_too_long_for_every_job_is_begun_in_a_fresh_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else jobs would come and go, and none would ever do anything."""
+    monkeypatch.setenv("SURVEY_GAMPEN_BEGAN", "1000")
+    monkeypatch.setenv("SURVEY_GAMPEN_WALLTIME", "600")
+    at_worker.took("infer", 500)
+    assert at_worker.enough_time("infer", now=1060)
+    assert not at_worker.enough_time("infer", now=1200)
+
+
 def test_without_a_walltime_there_is_always_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SURVEY_GAMPEN_BEGAN", "1000")
     monkeypatch.setenv("SURVEY_GAMPEN_WALLTIME", "")

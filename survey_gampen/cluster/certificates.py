@@ -18,21 +18,27 @@ from distributed import Security
 
 #: In the folder of the results: certificates while a run lasts, and the logs of its jobs.
 FOLDER = ".cluster"
+_PREFIX = "tls-"
 _FILES = ("ca_file", "client_cert", "client_key", "scheduler_cert", "scheduler_key")
 _WORKER = ("worker_cert", "worker_key")
 
 
 @contextlib.contextmanager
-def on_disk(folder: Path) -> Iterator[Security]:
+def on_disk(folder: Path, only_ours: bool) -> Iterator[Security]:
     """Certificates as files that workers on other machines can read, removed on leaving.
 
     Parameters
     ----------
     folder : Path
         On a file system that all nodes see; made, for its owner alone, if it is not there.
+    only_ours : bool
+        Whether no other run has certificates there: what lies there is then left over.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    place = Path(tempfile.mkdtemp(prefix="tls-", dir=folder))  # mode 0700
+    if only_ours:
+        for left in folder.glob(f"{_PREFIX}*"):  # by a client that was killed
+            shutil.rmtree(left, ignore_errors=True)
+    place = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))  # mode 0700
     try:
         yield write(place)
     finally:

@@ -20,6 +20,8 @@ from survey_gampen.errors import OutsideFault, UnfitWorker, WorkerLeaving, Worke
 _TOPIC = "galaxies"
 #: Seconds between two words to the dashboard.
 _TELL = 2.0
+#: Seconds in which a worker that is about to leave has told so: until then it looks free.
+_LEAVING = 1.5
 
 T = TypeVar("T")
 
@@ -180,23 +182,48 @@ class DaskCrew:
 def _do(function: Callable[..., Any], key: str, slot: str, longest: float, *args: Any) -> Any:
     """On the worker: call a function, which may tell how far it is."""
     worker = get_worker()
-    at_worker.took(slot, longest)
-    if not at_worker.enough_time(slot):
-        raise WorkerLeaving(f"the job of {worker.name} ends too soon for another task")
-    begun = time.monotonic()
 
     def tick(galaxies: int) -> None:
         at_worker.through(galaxies)
         worker.log_event(_TOPIC, (key, galaxies))
 
     try:
-        result = function(*args, tick=tick)
+        result = in_time(slot, longest, function, *args, tick=tick)
         return {**result, "worker": str(worker.name)} if isinstance(result, dict) else result
     except UnfitWorker as error:
         error.where = worker.address
         raise
+
+
+def in_time(
+    kind: str, longest: float, function: Callable[..., T], *args: Any, **keywords: Any
+) -> T:
+    """On the worker: call a function if what is left of the worker's job is long enough.
+
+    Parameters
+    ----------
+    kind : str
+        Of task.
+    longest : float
+        How long one of the kind has taken elsewhere [s].
+    function : callable
+    *args, **keywords
+        Its arguments.
+
+    Raises
+    ------
+    WorkerLeaving
+        If the job ends too soon.
+    """
+    at_worker.took(kind, longest)
+    if not at_worker.enough_time(kind):
+        time.sleep(_LEAVING)
+        raise WorkerLeaving(f"the job of {get_worker().name} ends too soon for another task")
+    begun = time.monotonic()
+    try:
+        return function(*args, **keywords)
     finally:
-        at_worker.took(slot, time.monotonic() - begun)
+        at_worker.took(kind, time.monotonic() - begun)
 
 
 def outcome(future: Future) -> Any:

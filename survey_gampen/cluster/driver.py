@@ -95,6 +95,8 @@ def script(profile: Profile, words: Sequence[str], out: Path) -> tuple[Job, str]
     ask = profile.batch.driver
     named = replace(profile, batch=replace(profile.batch, name=f"{profile.batch.name}-driver"))
     job = make_job(named, ask, {}, logs=home / "logs")
+    # A profile's own may be several words: `apptainer exec image.sif python3`.
+    python = profile.batch.python or shlex.quote(sys.executable)
     walltime = ask.walltime or 0
     seconds = max(1, walltime - min(_WARNING, walltime // _PART))
     header = job.job_header
@@ -107,7 +109,7 @@ def script(profile: Profile, words: Sequence[str], out: Path) -> tuple[Job, str]
         home=shlex.quote(str(home)),
         chain=_CHAIN,
         tries=_TRIES,
-        command=shlex.join([profile.batch.python or sys.executable, *_RUN, *words]),
+        command=f"{python} {shlex.join([*_RUN, *words])}",
         seconds=seconds,
         again=_AGAIN[profile.kind].format(script=f'"$home"/{_SCRIPT}'),
     )

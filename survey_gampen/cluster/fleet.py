@@ -234,7 +234,9 @@ class Fleet:
                 self._ended(posted, posted.word)
 
     def _ended(self, posted: Posted, word: Word) -> None:
-        self._say(f"job {posted.id} ended: {word.text}")
+        files = self._printed(posted)
+        where = f"; what it printed: {files[-1]}" if files else ""
+        self._say(f"job {posted.id} ended: {word.text}{where}")
         if posted.began is not None:
             return
         self._stillborn += 1
@@ -249,10 +251,17 @@ class Fleet:
                 f" {word.text}: {tail or 'it printed nothing'}"
             )
 
+    def _printed(self, posted: Posted) -> list[Path]:
+        """Files of what a job printed, the latest last."""
+        name = re.compile(rf"(?<!\d){re.escape(posted.id)}(?!\d)")  # 12 is not 112
+        files = (path for path in self._logs.iterdir() if name.search(path.name))
+        return sorted(files, key=lambda path: path.stat().st_mtime)
+
     def _tail(self, posted: Posted) -> str:
         """The end of what a job printed."""
-        files = sorted(self._logs.glob(f"*{posted.id}*"), key=lambda path: path.stat().st_mtime)
-        texts = (path.read_text(errors="replace")[-_TAIL:].strip() for path in files)
+        texts = (
+            path.read_text(errors="replace")[-_TAIL:].strip() for path in self._printed(posted)
+        )
         lines = [line for text in texts for line in text.splitlines() if line.strip()]
         return " | ".join(lines[-3:])
 

@@ -169,7 +169,7 @@ def _of_jobs(profile: Profile, home: Path, say: Callable[[str], None]) -> Iterat
     shared = Path(profile.batch.shared) if profile.batch.shared else home
     logs = home / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    with certificates.on_disk(shared) as security:
+    with certificates.on_disk(shared, only_ours=shared == home) as security:
         options = local.scheduler(profile, security, host=None)
         cluster = SpecCluster(
             scheduler=options, workers={}, security=security, silence_logs=logging.CRITICAL

@@ -21,7 +21,8 @@ from rich.table import Table
 
 from survey_gampen.cluster.crew import ask
 from survey_gampen.cluster.jobs import make_job, resources
-from survey_gampen.cluster.profile import Ask, Profile, known, load_profile, own_folder
+from survey_gampen.cluster.load import known, load_profile, own_folder
+from survey_gampen.cluster.profile import Ask, Profile
 from survey_gampen.cluster.start import start
 from survey_gampen.errors import InputError, OutsideFault
 

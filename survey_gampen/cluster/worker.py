@@ -32,6 +32,8 @@ LEAVING, REFUSED = "survey-gampen-leaving", "survey-gampen-refused"
 #: A task is not begun unless what is left is so many times the longest of its kind so far, and so
 #: many seconds.
 MARGIN, GRACE = 1.5, 10.0
+#: But one is begun where such a part of the job is left: no other job would have more.
+FRESH = 0.8
 
 #: The rate of a worker is that of so many seconds [s].
 _LATE = 60.0
@@ -75,7 +77,8 @@ def enough_time(kind: str, now: float | None = None) -> bool:
     if ends is None:
         return True
     left = ends - (time.time() if now is None else now)
-    return left > MARGIN * _longest.get(kind, 0.0) + GRACE
+    lasts = float(os.environ["SURVEY_GAMPEN_WALLTIME"])
+    return left > min(MARGIN * _longest.get(kind, 0.0) + GRACE, FRESH * lasts)
 
 
 def through(galaxies: int) -> None:

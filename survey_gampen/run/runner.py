@@ -23,7 +23,8 @@ from survey_gampen.catalog import hats_out
 from survey_gampen.catalog.sorted import sorted_schema
 from survey_gampen.cluster.allocation import step_aside
 from survey_gampen.cluster.crew import DaskCrew, ask
-from survey_gampen.cluster.profile import Profile, load_profile
+from survey_gampen.cluster.load import load_profile
+from survey_gampen.cluster.profile import Profile
 from survey_gampen.cluster.start import Cluster, start
 from survey_gampen.config import Settings
 from survey_gampen.errors import GampenError, InputError, Interrupted, OutsideFault

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from survey_gampen.cluster.profile import load_profile
+from survey_gampen.cluster.load import load_profile
 from survey_gampen.commit import replace
 from survey_gampen.errors import InputError
 from survey_gampen.model.checkpoint import load_checkpoint

@@ -24,7 +24,7 @@ from distributed import Variable, Worker, get_worker
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from survey_gampen.cluster.crew import outcome
-from survey_gampen.cluster.profile import load_profile
+from survey_gampen.cluster.load import load_profile
 from survey_gampen.cluster.start import Cluster, start
 from survey_gampen.errors import GampenError, InputError, OutsideFault, WorkerLost
 from survey_gampen.posterior.settings import use_threads
