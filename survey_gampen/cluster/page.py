@@ -103,8 +103,8 @@ def _worker_row(name: str, facts: dict[str, float], workers: dict[str, dict[str,
         memory = f"{used / 2**30:.1f} of {total / 2**30:.1f} GiB"
     use = facts.get("gpu_utilisation_ratio")
     return (
-        f"<tr><td>{escape(name)}<td>{facts.get('galaxies_total', 0):,.0f}<td>{rate:.3g}"
-        f"{_bar(rate, most)}<td>{memory}<td>{'' if use is None else f'{use:.0%}'}"
+        f"<tr><td>{escape(name)}<td>{facts.get('galaxies_total', 0):,.0f}"
+        f"<td>{_bar(rate, most)} {rate:.3g}<td>{memory}<td>{'' if use is None else f'{use:.0%}'}"
     )
 
 
@@ -133,13 +133,14 @@ _PAGE = """<!doctype html>
 <html lang=en><meta charset=utf-8><meta http-equiv=refresh content=5>
 <title>survey-gampen</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; color: #223 }}
+body {{ font: 16px/1.5 system-ui, sans-serif; color: #223 }}
+body {{ margin: 2rem auto; padding: 0 1rem; max-width: 60rem }}
 h1 {{ font-size: 1.3rem }} h2 {{ font-size: 1rem; margin: 1.5rem 0 .3rem }}
 table {{ border-collapse: collapse }} td, th {{ padding: .15rem 1.2rem .15rem 0; text-align: left }}
-meter {{ margin-left: .6rem; width: 10rem; vertical-align: middle }} small, a {{ color: #667 }}
+meter {{ margin-right: .4rem; width: 10rem; vertical-align: middle }} small, a {{ color: #667 }}
 </style>
 <h1>survey-gampen</h1>
-<p>{words}{progress}</p>
+<p>{progress} {words}</p>
 <h2>Partitions</h2><table>{states}</table>
 <h2>Workers</h2>
 <table><tr><th>worker<th>galaxies<th>galaxies/s<th>GPU memory<th>GPU use{workers}</table>
