@@ -19,7 +19,7 @@ from distributed import Client, Security
 
 from survey_gampen.cluster import words
 from survey_gampen.cluster.jobqueue import Job
-from survey_gampen.cluster.jobs import make_job, resources
+from survey_gampen.cluster.jobs import kinds, make_job
 from survey_gampen.cluster.profile import Ask, Profile
 from survey_gampen.cluster.words import State, Word
 from survey_gampen.cluster.worker import LEAVING, REFUSED
@@ -49,7 +49,6 @@ class Posted:
     name: str
     job: Job
     ask: Ask
-    cuts: bool
     since: float = field(default_factory=time.monotonic)
     began: float | None = None
     leaving: bool = False
@@ -117,9 +116,9 @@ class Fleet:
         InputError
             If the batch system refuses them; holds its own words.
         """
-        for ask, cuts in self._wanted():
+        for ask, slots in kinds(self._batch):
             for _ in range(ask.jobs):
-                self._submit(ask, cuts)
+                self._submit(ask, slots)
         n = len(self._posted)
         ids = ", ".join(posted.id for posted in self._posted.values())
         self._say(f"{n} {self._profile.kind} job{'s' * (n > 1)} submitted: {ids}")
@@ -145,17 +144,7 @@ class Fleet:
         closing = (asyncio.wait_for(p.job.close(), _PATIENCE) for p in self._posted.values())
         await asyncio.gather(*closing, return_exceptions=True)
 
-    def _wanted(self) -> list[tuple[Ask, bool]]:
-        """Kinds of job, and whether their workers cut."""
-        cutters = self._batch.cutters
-        return [(self._batch.ask, cutters is None)] + ([(cutters, True)] if cutters else [])
-
-    def _slots(self, ask: Ask, cuts: bool) -> dict[str, int]:
-        if ask is self._batch.cutters:
-            return {"CPU": ask.threads}
-        return resources(ask, cuts)
-
-    def _submit(self, ask: Ask, cuts: bool) -> Posted:
+    def _submit(self, ask: Ask, slots: dict[str, int]) -> Posted:
         self._count += 1
         # The shell's own number behind it: a job that is queued again must not find its name taken
         # by a worker of its first life, which may go on where its node was only thought lost.
@@ -163,7 +152,7 @@ class Fleet:
         job = make_job(
             self._profile,
             ask,
-            self._slots(ask, cuts),
+            slots,
             name=f"{name}-$$",
             scheduler=self._client.scheduler.address,
             security=self._security,
@@ -183,7 +172,7 @@ class Fleet:
                 f"a job could not be submitted ({type(error).__name__}: {said_by(error)}): is"
                 f" {job.submit_command.split()[0]} on this machine?"
             ) from error
-        self._posted[name] = posted = Posted(name, job, ask, cuts)
+        self._posted[name] = posted = Posted(name, job, ask)
         self._last_submitted = posted.since
         return posted
 
@@ -270,13 +259,13 @@ class Fleet:
         now = time.monotonic()
         if not self._more_work or now < self._retry:
             return
-        for ask, cuts in self._wanted():
+        for ask, slots in kinds(self._batch):
             # As early as jobs wait in the queue, so that one begins when the other ends.
             lead = min(self._longest_wait, (ask.walltime or 0) / 4)
             staying = [p for p in self._posted.values() if p.ask is ask and not p.goes(lead)]
             for _ in range(ask.jobs - len(staying)):
                 try:
-                    newest = self._submit(ask, cuts)
+                    newest = self._submit(ask, slots)
                 except GampenError as error:
                     # It took such a job before: more likely it is out of order than wrong.
                     self._retry = now + _AGAIN

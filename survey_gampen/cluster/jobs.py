@@ -59,6 +59,14 @@ def resources(ask: Ask, cuts: bool) -> dict[str, int]:
     return {"GPU" if ask.gpus else "INFER": 1} | ({"CPU": 1} if cuts else {})
 
 
+def kinds(batch: Batch) -> list[tuple[Ask, dict[str, int]]]:
+    """Kinds of job of a run, with the slots of their workers."""
+    wanted = [(batch.ask, resources(batch.ask, cuts=batch.cutters is None))]
+    if batch.cutters:
+        wanted.append((batch.cutters, {"CPU": batch.cutters.threads}))
+    return wanted
+
+
 def make_job(
     profile: Profile,
     ask: Ask,

@@ -20,9 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from survey_gampen.cluster.crew import ask
-from survey_gampen.cluster.jobs import make_job, resources
+from survey_gampen.cluster.jobs import kinds, make_job
 from survey_gampen.cluster.load import known, load_profile, own_folder
-from survey_gampen.cluster.profile import Ask, Profile
 from survey_gampen.cluster.start import start
 from survey_gampen.errors import InputError, OutsideFault
 
@@ -71,20 +70,11 @@ def show(spec: str) -> int:
         return 0
     for key, value in profile.batch.from_site.items():
         print(f"# from the site's jobqueue.yaml: {key}: {value}")
-    for asked, slots in _kinds(profile):
+    for asked, slots in kinds(profile.batch):
         print(f"# {asked.jobs} of these jobs:")
         job = make_job(profile, asked, slots)
         print(job.job_script())
     return 0
-
-
-def _kinds(profile: Profile) -> list[tuple[Ask, dict[str, int]]]:
-    batch = profile.batch
-    assert batch is not None
-    kinds = [(batch.ask, resources(batch.ask, cuts=batch.cutters is None))]
-    if batch.cutters:
-        kinds.append((batch.cutters, {"CPU": batch.cutters.threads}))
-    return kinds
 
 
 def _in_words(workers: int, threads: int, memory: int, gpus: int) -> str:
