@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from survey_gampen import __version__, cli_cluster, cli_science
 from survey_gampen.cli_science import Verbs
 from survey_gampen.errors import GampenError, InputError, Interrupted
+from survey_gampen.signals import terminate_as_interrupt
 
 if TYPE_CHECKING:
     from survey_gampen.config import Settings
@@ -40,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(words)
     args.words = words[1:]
     try:
-        return int(args.call(args))
+        with terminate_as_interrupt():
+            return int(args.call(args))
     except GampenError as error:
         return _tell(error)
     except OSError as error:  # a folder that may not be entered, a file where a folder should be
@@ -161,10 +163,9 @@ def _settings(args: argparse.Namespace) -> Settings:
 
 def _submit(args: argparse.Namespace) -> int:
     settings = _settings(args)
-    from survey_gampen.cluster.driver import submit
-    from survey_gampen.cluster.load import load_profile
+    from survey_gampen.run.runner import submit
 
-    job = submit(load_profile(settings.cluster), args.words, Path(settings.out))
+    job = submit(settings, args.words)
     print(f"job {job} runs it; see how far it is: survey-gampen status {settings.out}")
     return 0
 

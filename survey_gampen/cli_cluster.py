@@ -18,13 +18,23 @@ def add_verbs(verbs: Verbs) -> None:
         verb.add_argument("profile", metavar="NAME|FILE[:KEY=VALUE,...]")
     check.add_argument(
         "--patience",
-        type=float,
+        type=_seconds,
         default=600.0,
         metavar="S",
         help="seconds to wait for the worker (default 600)",
     )
     show.set_defaults(call=_show)
     check.set_defaults(call=_check)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
 
 
 def _list(args: argparse.Namespace) -> int:

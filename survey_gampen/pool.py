@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-import itertools
-import queue
 import sys
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from distributed import Future
 from rich.console import Console
 from rich.progress import Progress
 
-from survey_gampen.cluster import crew
+from survey_gampen.cluster.crew import DaskCrew
 from survey_gampen.cluster.load import cores, load_profile
 from survey_gampen.cluster.profile import Profile
-from survey_gampen.cluster.start import Cluster, start
-from survey_gampen.errors import OutsideFault, WorkerLeaving, WorkerLost
+from survey_gampen.cluster.start import start
+from survey_gampen.errors import InputError, OutsideFault, WorkerLeaving, WorkerLost
+from survey_gampen.run.words import say
 
 #: Workers that may die under one task.
 TRIES = 3
+#: One task a worker, whatever it does.
+_SLOT = "infer"
+
+
+def profile_for_tasks(name: str, workers: int | None = None) -> Profile:
+    """A cluster profile for tasks, with `workers` workers where it says ``auto``.
+
+    Raises
+    ------
+    InputError
+        As `load_profile`; and for an allocation, whose tasks all run one `run`.
+    """
+    profile = load_profile(name, workers=workers)
+    if profile.kind == "allocation":
+        raise InputError("cluster profile allocation is for run and resume: choose another")
+    return profile
 
 
 def one_a_core(name: str, workers: int | None = None) -> Profile:
     """A cluster profile with `workers` workers, or one a core, where it says ``auto``."""
-    return load_profile(name, workers=workers or cores())
+    return profile_for_tasks(name, workers or cores())
 
 
 def compute(
@@ -60,69 +75,43 @@ def compute(
     todo = list(calls)
     if not todo:
         return
-    with start(profile, folder) as cluster, _Count(len(todo), what) as count:
-        longest = 0.0
-        tasks = (_Task(cluster, function, number, call) for number, call in enumerate(todo))
-        ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
-        running = {
-            task.begin(ended, longest): task
-            for task in itertools.islice(tasks, profile.window * profile.workers)
-        }
-        while running:
-            cluster.check()
-            try:
-                future = ended.get(timeout=1.0)
-            except queue.Empty:
-                continue
-            task = running.pop(future)
-            outcome = crew.outcome(future)
-            if isinstance(outcome, WorkerLost):
-                task.losses += 1
-                if task.losses == TRIES:
-                    raise OutsideFault(
-                        f"{outcome}, {TRIES} times: give workers more memory, or jobs more time;"
-                        " the same command goes on"
-                    )
-            if isinstance(outcome, WorkerLost | WorkerLeaving):
-                running[task.begin(ended, longest)] = task
-                continue
-            if isinstance(outcome, BaseException):
-                raise outcome
-            longest = max(longest, outcome)
-            count.one()
-            for following in itertools.islice(tasks, 1):
-                running[following.begin(ended, longest)] = following
+    waiting, running = deque(range(len(todo))), dict[str, int]()
+    begun, losses = Counter[int](), Counter[int]()
+    with start(profile, folder, say) as cluster, _Count(len(todo), what) as count:
+        crew = DaskCrew(cluster)
+        while waiting or running:
+            # What waits for a worker waits here, and not at one that may end before.
+            for _ in range(min(crew.seats(_SLOT) - len(running), len(waiting))):
+                number = waiting.popleft()
+                begun[number] += 1
+                key = f"{function.__name__.replace('_', '-')}-{number}-{begun[number]}"
+                running[key] = number
+                crew.submit(key, _SLOT, _timed, function, *todo[number])
+            crew.more_work(bool(waiting))
+            for key, outcome in crew.finished(timeout=0.5):
+                number = running.pop(key)
+                if isinstance(outcome, WorkerLost):
+                    losses[number] += 1
+                    if losses[number] == TRIES:
+                        raise OutsideFault(
+                            f"{outcome}, {TRIES} times: give workers more memory, or jobs more"
+                            " time; the same command goes on"
+                        )
+                if isinstance(outcome, WorkerLost | WorkerLeaving):
+                    waiting.appendleft(number)
+                elif isinstance(outcome, BaseException):
+                    raise outcome
+                else:
+                    count.one()
 
 
-class _Task:
-    def __init__(
-        self, cluster: Cluster, function: Callable[..., Any], number: int, call: tuple[Any, ...]
-    ) -> None:
-        self._cluster, self._function, self._call = cluster, function, call
-        self._name = f"{function.__name__.replace('_', '-')}-{number}"
-        self._tries = self.losses = 0
-
-    def begin(self, ended: queue.SimpleQueue[Future], longest: float) -> Future:
-        """Give it to some worker, which is told how long others have taken [s]."""
-        self._tries += 1
-        future = self._cluster.client.submit(
-            _timed,
-            longest,
-            self._function,
-            *self._call,
-            key=f"{self._name}-{self._tries}",
-            resources={self._cluster.slots["infer"]: 1},  # one a worker
-            pure=False,
-        )
-        future.add_done_callback(ended.put)
-        return future
-
-
-def _timed(longest: float, function: Callable[..., Any], *args: Any) -> float:
+def _timed(
+    function: Callable[..., Any], *args: Any, tick: Callable[[int], None]
+) -> dict[str, float]:
     """On the worker: call a function and return how long it took [s]."""
     begun = time.monotonic()
-    crew.in_time(function.__name__, longest, function, *args)
-    return time.monotonic() - begun
+    function(*args)
+    return {"seconds": time.monotonic() - begun}
 
 
 class _Count:

@@ -18,7 +18,10 @@ PACKAGE = Path(cli.__file__).parent
 #: longest name that fits decides, so run/runner.py stands above the rest of run/.
 ROWS = [
     {"survey_gampen", "survey_gampen.errors"},
-    {"survey_gampen.paths", "survey_gampen.tomlfile", "survey_gampen.commit"},
+    {
+        *("survey_gampen.paths", "survey_gampen.tomlfile", "survey_gampen.commit"),
+        "survey_gampen.signals",
+    },
     {"survey_gampen.survey"},
     {"survey_gampen.config"},
     {"survey_gampen.catalog", "survey_gampen.images", "survey_gampen.model"},

@@ -15,6 +15,7 @@ from survey_gampen.cluster.jobs import make_job, resources
 from survey_gampen.cluster.load import known, load_profile
 from survey_gampen.cluster.profile import BATCH, Profile
 from survey_gampen.errors import InputError
+from survey_gampen.run.layout import RunDir
 
 
 def job_script(profile: Profile) -> str:
@@ -125,7 +126,7 @@ WORDS = {
     # Moab/Torque: no select; Torque administrator's guide, "Requesting resources"
     "moab": ["#PBS -l nodes=1:ppn=4:gpus=1,mem=16384mb", "#PBS -l walltime=02:00:00"],
     # HTCondor manual, condor_submit
-    "htcondor": ["request_gpus = 1", "MY.DaskWorkerCores = 4", "Executable = /bin/sh"],
+    "htcondor": ["request_gpus = 1", "MY.DaskWorkerCores = 4", "Executable = /bin/bash"],
 }
 
 
@@ -147,17 +148,18 @@ def test_job_scripts_say_what_the_documentation_asks(kind: str) -> None:
 @pytest.mark.parametrize("kind", sorted(set(BATCH) - {"htcondor"}))
 def test_the_driver_is_small_and_submits_itself(kind: str, tmp_path: Path) -> None:
     profile = load_profile(f"{kind}:account=abc,walltime=08:00:00")
-    text = script(profile, ["my catalogue.parquet", "--band", "g"], tmp_path)[1]
+    run = RunDir(tmp_path)
+    text = script(profile, ["my catalogue.parquet", "--band", "g"], run)[1]
     assert "run 'my catalogue.parquet' --band g" in text
-    assert "timeout --preserve-status --signal=TERM 28680" in text  # two minutes before the end
+    assert "[ $SECONDS -lt 28500 ]" in text  # five minutes before the end
     again = {"slurm": "sbatch", "lsf": "bsub <", "oar": "oarsub -S", "moab": "msub"}
-    assert f'$({again.get(kind, "qsub")} "$home"/driver.sh 2>&1)' in text
+    assert f"$({again.get(kind, 'qsub')} {run.driver_script} 2>&1)" in text
 
 
 def test_where_a_driver_makes_no_sense() -> None:
     for name in ("local", "htcondor"):
         with pytest.raises(InputError, match="a driver can't be submitted"):
-            script(load_profile(name), [], Path())
+            script(load_profile(name), [], RunDir(Path()))
 
 
 def test_cutters_are_jobs_of_their_own(tmp_path: Path) -> None:
@@ -181,3 +183,83 @@ def test_the_list_names_all(home: Path, capsys: pytest.CaptureFixture[str]) -> N
     for name in [*known(), "Nodes with the new cards", "can't be read"]:
         assert name in said
     assert str(profiles.own_folder()) in said
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("slurm:memory=16", "memory must be a number and its unit"),
+        ("slurm:dashboard_port=99999", "dashboard_port must be a whole number from 0 to 65535"),
+        ("slurm:walltime=25:99:99", "walltime must be HH:MM:SS"),
+        ("slurm:queue=", "--cluster: queue is empty"),
+        ("slurm:processes=3,workers=2", "must be a multiple of processes"),
+        ("slurm:resource_spec=x", "unknown key 'resource_spec'"),
+        ("htcondor:queue=x", "unknown key 'queue'"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused(spec: str, words: str) -> None:
+    with pytest.raises(InputError, match=re.escape(words)):
+        load_profile(spec)
+
+
+def test_mistakes_in_other_kinds_of_job_name_these(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("kind: slurm\ncutters: {memory: 16}\n")
+    with pytest.raises(InputError, match="cutters: memory must be"):
+        load_profile(path)
+
+
+def test_jobs_are_whole() -> None:
+    profile = load_profile("slurm:processes=4", workers=6)
+    assert profile.batch
+    assert (profile.workers, profile.batch.ask.jobs) == (8, 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "line"),
+    [
+        ("pbs", "ngpus={gpus}:gpu_model=a100", ":mem=16384mb:ngpus=1:gpu_model=a100"),
+        ("moab", "gpus={gpus}:exclusive", "nodes=1:ppn=4:gpus=1:exclusive,mem=16384mb"),
+        ("oar", "gpu_model=a100/gpu={gpus}", "/nodes=1/gpu_model=a100/gpu=1"),
+    ],
+)
+def test_a_site_has_words_of_its_own_for_gpus(kind: str, asked: str, line: str) -> None:
+    """Where cores, memory and GPUs are one request, they stand in it."""
+    text = job_script(load_profile(f"{kind}:gpus=1,gpu_request={asked}"))
+    assert line in text
+
+
+def test_what_a_site_adds_stands_beside_what_we_add(tmp_path: Path) -> None:
+    site = {
+        "job-extra-directives": ["-M me@site.org"],
+        "job-directives-skip": ["-l walltime"],
+        "interface": "ib0",
+        "python": "/site/python",
+    }
+    with dask.config.set({"jobqueue.pbs": {**dask.config.get("jobqueue.pbs"), **site}}):
+        profile = load_profile("pbs")
+        text = job_script(profile)
+        drivers = script(profile, [], RunDir(tmp_path))[1]
+    assert profile.interface == "ib0"
+    for words in ("#PBS -M me@site.org", "#PBS -S /bin/bash", "/site/python", "--interface ib0"):
+        assert words in text
+    assert "walltime=" not in text
+    assert "/site/python -m survey_gampen.cli run" in drivers
+
+
+def test_a_walltime_of_the_site_that_is_none_is_named() -> None:
+    with (
+        dask.config.set({"jobqueue.slurm.walltime": 43200}),
+        pytest.raises(InputError, match=r"walltime of your jobqueue.yaml must be HH:MM:SS"),
+    ):
+        load_profile("slurm")
+
+
+def test_logs_of_oar_and_directives_of_htcondor(tmp_path: Path) -> None:
+    oar = load_profile("oar")
+    assert oar.batch
+    text = make_job(oar, oar.batch.ask, {}, logs=tmp_path).job_script()
+    assert f"#OAR -O {tmp_path}/survey-gampen-%jobid%.out" in text
+    path = tmp_path / "own.yaml"
+    path.write_text('kind: htcondor\nskip_directives: ["RequestDisk", "no such word"]\n')
+    assert "RequestDisk" not in job_script(load_profile(path))

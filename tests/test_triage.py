@@ -10,6 +10,7 @@ import pytest
 from survey_gampen.errors import OutsideFault, UnreadableFile
 from survey_gampen.run.triage import (
     SAME_CAUSE,
+    UNFIT_IN_A_ROW,
     Action,
     Kind,
     TooLarge,
@@ -107,6 +108,17 @@ def test_memory_halves_the_batch_until_one() -> None:
     assert triage.failed(0, "infer", TooLarge("x"), batch=32) is Action.SMALLER
     assert triage.failed(0, "infer", TooLarge("x"), batch=2) is Action.SMALLER
     assert triage.failed(0, "infer", TooLarge("x"), batch=1) is Action.HOLD
+
+
+def test_workers_that_are_all_unfit_stop_the_run() -> None:
+    """Each is sent away and another takes its place: that could go on for ever."""
+    triage = Triage()
+    unfit = UnfitWorker("this GPU is another")
+    assert {triage.failed(0, "infer", unfit) for _ in range(UNFIT_IN_A_ROW - 1)} == {Action.AGAIN}
+    triage.published(1)
+    actions = [triage.failed(0, "infer", unfit) for _ in range(UNFIT_IN_A_ROW)]
+    assert actions == [Action.AGAIN] * (UNFIT_IN_A_ROW - 1) + [Action.STOP]
+    assert "10 workers in a row" in triage.stop
 
 
 def test_a_lost_worker_is_no_fault_of_five_partitions() -> None:

@@ -71,9 +71,30 @@ def test_states_and_reasons(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stub(tmp_path, command, text, monkeypatch)
-    word = words.ask(kind, ["12"])["12"]
+    word = words.of_jobs(kind, ["12"])["12"]
     assert word.state is state
     assert told in word.text
+
+
+AWAY = [
+    ("pbs", "qstat", "Connection refused\nqstat: cannot connect to server pbs (errno=15010)\n"),
+    ("sge", "qstat", "error: commlib error: got select error (Connection refused)\n"),
+    ("lsf", "bjobs", "LSF is down. Please wait ...\n"),
+    ("htcondor", "condor_q", "-- Failed to fetch ads from: <10.0.0.1:9618>\n"),
+    ("oar", "oarstat", "Can't connect to the database\n"),
+    ("moab", "checkjob", "ERROR:    cannot connect to server moab on port 42559\n"),
+    ("slurm", "squeue", "slurm_load_jobs error: Unable to contact slurm controller\n"),
+]
+
+
+@pytest.mark.parametrize(("kind", "command", "text"), AWAY)
+def test_where_the_server_is_away_no_job_has_ended(
+    kind: str, command: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each of them would be submitted a second time."""
+    stub(tmp_path, command, text, monkeypatch)
+    stub(tmp_path, "scontrol", text, monkeypatch)
+    assert words.of_jobs(kind, ["12"]) == {}
 
 
 @pytest.mark.parametrize(
@@ -94,11 +115,11 @@ def test_reasons_of_slurm(
     """Reasons with which a job waits for ever are told from those that pass."""
     stub(tmp_path, "squeue", line + "\n", monkeypatch)
     stub(tmp_path, "scontrol", line + "\n", monkeypatch)
-    word = words.ask("slurm", ["12"])["12"]
+    word = words.of_jobs("slurm", ["12"])["12"]
     assert (word.state, word.hopeless) == (state, hopeless)
 
 
 def test_a_batch_system_that_is_not_here_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     for kind in ("slurm", "pbs"):
-        assert words.ask(kind, ["1"]) == {}
+        assert words.of_jobs(kind, ["1"]) == {}

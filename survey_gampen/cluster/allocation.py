@@ -2,11 +2,15 @@
 
 All ranks of the step run the same command. Rank 0 becomes Dask's scheduler, rank 1 the client, all
 others workers (dask-jobqueue's ``SLURMRunner``). They find each other by a folder that all nodes
-see, and that nobody else can enter.
+see, and that nobody else can enter. A step of Slurm lasts until its last task ends, so the others
+must see it when the client has gone: it says so as it ends, and where it was killed its claim on
+the run is no longer kept alive.
 """
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import contextlib
 import os
 import shutil
@@ -17,16 +21,23 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import dask
-from distributed import Client, Security
+from distributed import Client, Scheduler, Security
 
 from survey_gampen.cluster import certificates
 from survey_gampen.cluster.jobqueue import module
 from survey_gampen.cluster.local import scheduler, worker_settings
 from survey_gampen.cluster.profile import Profile
 from survey_gampen.errors import InputError, OutsideFault
+from survey_gampen.run.claim import holder_of
+from survey_gampen.run.layout import RunDir
 
 _CLIENT = 1
-_PATIENCE = 300.0
+#: Until the others of a step are there, and until a client that shows no sign of life counts as
+#: gone [s].
+_PATIENCE, _GONE = 300.0, 60.0
+_PREFIX = "allocation-"
+#: In the folder where they meet: the client is through.
+_OVER = "over"
 
 
 def step_aside(profile: Profile, out: Path) -> None:
@@ -44,8 +55,12 @@ def step_aside(profile: Profile, out: Path) -> None:
     InputError
         As :func:`is_client`.
     """
-    if profile.kind == "allocation" and not is_client():
-        _serve(profile, out.absolute() / certificates.FOLDER)
+    if profile.kind != "allocation":
+        return
+    run = RunDir(out.absolute())
+    if not is_client():
+        _serve(profile, run)
+    atexit.register(_dismiss, _place(run))
 
 
 def is_client() -> bool:
@@ -69,21 +84,23 @@ def is_client() -> bool:
     return rank == _CLIENT
 
 
-def _serve(profile: Profile, folder: Path) -> NoReturn:
-    place = _place(folder)
+def _serve(profile: Profile, run: RunDir) -> NoReturn:
+    place = _place(run)
     if os.environ["SLURM_PROCID"] == "0":
         with _meeting_place(place) as security:
-            _be(profile, security, place)
+            _be(profile, security, place, run)
     else:
-        _be(profile, _security(place), place)
+        _be(profile, _security(place), place, run)
     sys.exit(0)
 
 
 @contextlib.contextmanager
-def connected(profile: Profile, folder: Path) -> Iterator[Client]:
+def connected(out: Path) -> Iterator[Client]:
     """Be the client: yield the connection to the scheduler, and end all on leaving."""
-    place = _place(folder)
+    place = _place(RunDir(out.absolute()))
     security = _security(place)
+    for prefix in (_PREFIX, f".{_PREFIX}"):  # the claim is ours: others here are of killed steps
+        certificates.sweep(place.parent, prefix, but=place)
     file, begun = place / "scheduler.json", time.monotonic()
     while not file.exists():
         if time.monotonic() - begun > _PATIENCE:
@@ -97,9 +114,21 @@ def connected(profile: Profile, folder: Path) -> Iterator[Client]:
             client.shutdown()
 
 
-def _place(folder: Path) -> Path:
+def _place(run: RunDir) -> Path:
     step = "-".join(os.environ.get(f"SLURM_{key}", "0") for key in ("JOB_ID", "STEP_ID"))
-    return folder / f"allocation-{step}"
+    return run.cluster / f"{_PREFIX}{step}"
+
+
+def _dismiss(place: Path) -> None:
+    """Tell the others of the step that the client ends, whatever for."""
+    begun = time.monotonic()
+    while not place.is_dir() and time.monotonic() - begun < _GONE / 2:
+        if (place.parent / f".{place.name}").is_dir() or time.monotonic() - begun < _GONE / 6:
+            time.sleep(0.2)
+            continue
+        return  # they have gone before
+    with contextlib.suppress(OSError):
+        (place / _OVER).touch()
 
 
 @contextlib.contextmanager
@@ -126,7 +155,7 @@ def _security(place: Path) -> Security:
     return certificates.read(place)
 
 
-def _be(profile: Profile, security: Security, place: Path) -> None:
+def _be(profile: Profile, security: Security, place: Path, run: RunDir) -> None:
     slots = {"GPU" if profile.gpus else "INFER": 1, "CPU": 1}
     if profile.gpus:
         os.environ["SURVEY_GAMPEN_GPU"] = "cuda" if profile.cuda else "any"
@@ -147,9 +176,35 @@ def _be(profile: Profile, security: Security, place: Path) -> None:
     where = dict(scheduler(profile, security, host=None)["options"])
     # The runner ends by sending itself an interrupt.
     with dask.config.set(worker_settings(profile)), contextlib.suppress(KeyboardInterrupt):
-        module("slurm").SLURMRunner(
+        _Runner(
+            run,
             scheduler_file=str(place / "scheduler.json"),
             scheduler_options=where,
             worker_class="distributed.Nanny",
             worker_options=options,
         )
+
+
+class _Runner(module("slurm").SLURMRunner):  # type: ignore[misc]
+    """One task of the step, other than the client."""
+
+    def __init__(self, run: RunDir, **words: Any) -> None:
+        self._run = run
+        super().__init__(**words)
+
+    async def on_scheduler_start(self, scheduler: Scheduler) -> None:
+        """See to it that the scheduler, and with it the workers, end with the client."""
+        scheduler.loop.add_callback(self._end_with_client, scheduler)
+
+    async def _end_with_client(self, scheduler: Scheduler) -> None:
+        alive = time.monotonic() + _PATIENCE - _GONE
+        while time.monotonic() < alive + _GONE and not (_place(self._run) / _OVER).exists():
+            if _connections(scheduler) or holder_of(self._run) is not None:
+                alive = max(alive, time.monotonic())
+            await asyncio.sleep(1.0)
+        await scheduler.close(reason="the client has gone")
+
+
+def _connections(scheduler: Scheduler) -> int:
+    """Clients that are connected; the scheduler counts one more that is none."""
+    return len(scheduler.clients.keys() - {"fire-and-forget"})

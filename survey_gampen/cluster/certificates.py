@@ -8,6 +8,7 @@ that only its owner can enter, for as long as the run lasts.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import tempfile
@@ -16,33 +17,60 @@ from pathlib import Path
 
 from distributed import Security
 
-#: In the folder of the results: certificates while a run lasts, and the logs of its jobs.
-FOLDER = ".cluster"
-_PREFIX = "tls-"
+from survey_gampen.errors import InputError
+
 _FILES = ("ca_file", "client_cert", "client_key", "scheduler_cert", "scheduler_key")
 _WORKER = ("worker_cert", "worker_key")
 
 
 @contextlib.contextmanager
-def on_disk(folder: Path, only_ours: bool) -> Iterator[Security]:
+def on_disk(folder: Path, owner: Path) -> Iterator[Security]:
     """Certificates as files that workers on other machines can read, removed on leaving.
 
     Parameters
     ----------
     folder : Path
         On a file system that all nodes see; made, for its owner alone, if it is not there.
-    only_ours : bool
-        Whether no other run has certificates there: what lies there is then left over.
+    owner : Path
+        Folder of the results: one client at a time works in it, so what carries its name is left
+        over from one that was killed, and goes.
+
+    Raises
+    ------
+    InputError
+        If a job script can't name the folder.
     """
+    no_space(folder)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if only_ours:
-        for left in folder.glob(f"{_PREFIX}*"):  # by a client that was killed
-            shutil.rmtree(left, ignore_errors=True)
-    place = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))  # mode 0700
+    prefix = f"tls-{hashlib.sha256(os.fsencode(owner)).hexdigest()[:12]}-"
+    sweep(folder, prefix)
+    place = Path(tempfile.mkdtemp(prefix=prefix, dir=folder))  # mode 0700
     try:
         yield write(place)
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def no_space(path: Path) -> None:
+    """Refuse a path that can't stand in a job script.
+
+    Raises
+    ------
+    InputError
+        The directives of batch systems end at a space, and know no quotes.
+    """
+    if any(letter.isspace() or letter in "\"'$`\\" for letter in str(path)):
+        raise InputError(
+            f"jobs can't be given the path {str(path)!r}, for the space or quote in it: give an"
+            " --out without"
+        )
+
+
+def sweep(folder: Path, prefix: str, but: Path | None = None) -> None:
+    """Remove what clients that were killed left behind."""
+    for left in folder.glob(f"{prefix}*"):
+        if left != but:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def write(place: Path) -> Security:

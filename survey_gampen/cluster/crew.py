@@ -14,6 +14,7 @@ from distributed import Future, KilledWorker, get_worker
 
 from survey_gampen.cluster import worker as at_worker
 from survey_gampen.cluster.page import STATE
+from survey_gampen.cluster.present import workers_of
 from survey_gampen.cluster.start import Cluster
 from survey_gampen.errors import OutsideFault, UnfitWorker, WorkerLeaving, WorkerLost
 
@@ -26,7 +27,7 @@ _LEAVING = 1.5
 T = TypeVar("T")
 
 
-def ask(
+def on_one(
     cluster: Cluster,
     function: Callable[..., T],
     *args: Any,
@@ -104,10 +105,12 @@ class DaskCrew:
         self._cluster.check()
         now = time.monotonic()
         if now - self._looked > 1.0:
-            self._seats = Counter()
-            for worker in self._client.scheduler_info(n_workers=-1)["workers"].values():
-                self._seats.update({k: int(v) for k, v in worker["resources"].items()})
             self._looked = now
+            with contextlib.suppress(OSError):  # no answer now: as many as a moment ago
+                workers = workers_of(self._client).values()
+                self._seats = Counter()
+                for worker in workers:
+                    self._seats.update({k: int(v) for k, v in worker["resources"].items()})
         return self._seats[self._cluster.slots[slot]]
 
     def submit(self, key: str, slot: str, function: Callable[..., Any], *args: Any) -> None:
@@ -216,7 +219,7 @@ def in_time(
         If the job ends too soon.
     """
     at_worker.took(kind, longest)
-    if not at_worker.enough_time(kind):
+    if not at_worker.begins(kind):
         time.sleep(_LEAVING)
         raise WorkerLeaving(f"the job of {get_worker().name} ends too soon for another task")
     begun = time.monotonic()

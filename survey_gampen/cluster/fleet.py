@@ -6,20 +6,18 @@ and keeps what has to be said or raised until the run asks for it.
 
 from __future__ import annotations
 
-import asyncio
-import re
+import contextlib
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from distributed import Client, Security
 
 from survey_gampen.cluster import words
-from survey_gampen.cluster.jobqueue import Job
 from survey_gampen.cluster.jobs import kinds, make_job
+from survey_gampen.cluster.posted import PATIENCE, Posted, cancel, post
+from survey_gampen.cluster.present import workers_of
 from survey_gampen.cluster.profile import Ask, Profile
 from survey_gampen.cluster.words import State, Word
 from survey_gampen.cluster.worker import LEAVING, REFUSED
@@ -27,44 +25,16 @@ from survey_gampen.errors import GampenError, InputError, OutsideFault
 
 #: Seconds between looks at the workers, and between questions to the batch system.
 _LOOK, _ASK = 1.0, 15.0
-#: Limit of a submission or cancelling [s].
-_PATIENCE = 60.0
 #: Jobs that may end, one after the other, without a worker that came, while no other is there for
 #: so many seconds.
 _STILLBORN, _ALONE = 2, 5.0
+#: Jobs that may end, one after the other, whose workers came too late to begin a single task.
+_FRUITLESS = 3
 #: Seconds until a submission that failed in the midst of a run is tried again, or a job replaced of
 #: which no worker came; and without any worker until that is given up.
 _AGAIN, _HOPELESS = 30.0, 1800.0
-#: What submission commands say while the batch system itself is down.
-_AWAY = re.compile(
-    r"[Uu]nable to contact|[Cc]onnection (refused|timed out)|[Cc]annot connect|timed out"
-)
-_TAIL = 1500
-
-
-@dataclass
-class Posted:
-    """A job that was submitted."""
-
-    name: str
-    job: Job
-    ask: Ask
-    since: float = field(default_factory=time.monotonic)
-    began: float | None = None
-    leaving: bool = False
-    word: Word | None = None
-    refused: str = ""
-
-    @property
-    def id(self) -> str:
-        """As the batch system knows it."""
-        return str(self.job.job_id)
-
-    def goes(self, lead: float) -> bool:
-        """Whether it ends within `lead` seconds, or its workers already take no more tasks."""
-        if self.began is None or self.ask.walltime is None:
-            return self.leaving
-        return self.leaving or time.monotonic() > self.began + self.ask.walltime - lead
+#: Scheduler or batch system may be silent for so long before the user hears of it [s].
+_SILENT = 120.0
 
 
 class Fleet:
@@ -96,14 +66,13 @@ class Fleet:
         self._profile, self._batch = profile, profile.batch
         self._client, self._security, self._logs, self._say = client, security, logs, say
         self._posted: dict[str, Posted] = {}
-        self._count = 0
-        self._stillborn = 0
+        self._count = self._stillborn = self._fruitless = 0
         self._longest_wait = 0.0
         self._error: GampenError | None = None
         self._more_work = True
-        self._retry = 0.0
+        self._retry = self._asked = 0.0
         self._stop = threading.Event()
-        self._last_worker = self._last_submitted = self._told = time.monotonic()
+        self._last_worker = self._last_submitted = self._told = self._heard = time.monotonic()
         self._thread = threading.Thread(target=self._look_after, name="fleet", daemon=True)
         client.subscribe_topic(LEAVING, self._hear_leaving)
         client.subscribe_topic(REFUSED, self._hear_refused)
@@ -122,6 +91,7 @@ class Fleet:
         n = len(self._posted)
         ids = ", ".join(posted.id for posted in self._posted.values())
         self._say(f"{n} {self._profile.kind} job{'s' * (n > 1)} submitted: {ids}")
+        self._asked = time.monotonic()
         self._thread.start()
 
     def check(self) -> None:
@@ -133,16 +103,25 @@ class Fleet:
         """Hear whether work is left to give out: without, jobs end and are not replaced."""
         self._more_work = there_is
 
+    def states(self) -> list[str]:
+        """Return a line a job: how long ago it was submitted, and what is said of it."""
+        jobs, now = list(self._posted.values()), time.monotonic()
+        with contextlib.suppress(OSError):
+            found = words.of_jobs(self._profile.kind, [p.id for p in jobs if p.word is None])
+            for posted in jobs:
+                posted.word = posted.word or found.get(posted.id)
+        silent = "the batch system does not answer"
+        return [
+            f"job {p.id} for {now - p.since:.0f} s: {p.word.text if p.word else silent}"
+            for p in jobs
+        ]
+
     def end(self) -> None:
         """Cancel all jobs."""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join(timeout=_PATIENCE)
-        asyncio.run(self._cancel())
-
-    async def _cancel(self) -> None:
-        closing = (asyncio.wait_for(p.job.close(), _PATIENCE) for p in self._posted.values())
-        await asyncio.gather(*closing, return_exceptions=True)
+            self._thread.join(timeout=PATIENCE)
+        cancel(self._posted.values())
 
     def _submit(self, ask: Ask, slots: dict[str, int]) -> Posted:
         self._count += 1
@@ -158,48 +137,38 @@ class Fleet:
             security=self._security,
             logs=self._logs,
         )
-        try:
-            asyncio.run(_start(job))
-        except (RuntimeError, ValueError) as error:
-            if _AWAY.search(str(error)):
-                raise OutsideFault(f"{self._profile.kind} is away ({said_by(error)})") from error
-            raise InputError(
-                f"{self._profile.kind} refuses the job ({said_by(error)}): put profile"
-                f" {self._profile.path} right, see `survey-gampen cluster show`"
-            ) from error
-        except (OSError, TimeoutError) as error:
-            raise OutsideFault(
-                f"a job could not be submitted ({type(error).__name__}: {said_by(error)}): is"
-                f" {job.submit_command.split()[0]} on this machine?"
-            ) from error
-        self._posted[name] = posted = Posted(name, job, ask)
+        self._posted[name] = posted = post(name, job, ask, self._profile)
         self._last_submitted = posted.since
         return posted
 
     def _look_after(self) -> None:
-        asked = time.monotonic()
+        """Take the steps over and over; one that gets no answer now does not keep the others."""
+        steps = (self._see_workers, self._ask, self._replace, self._tell)
         while not self._stop.wait(_LOOK):
-            try:
-                self._see_workers()
-                if time.monotonic() - asked > _ASK:
-                    asked = time.monotonic()
-                    self._ask()
-                self._replace()
-                self._tell()
-            except GampenError as error:
-                self._error = error
-                return
-            except OSError:  # timeouts too: the scheduler or the batch system does not answer now
-                continue
-            except Exception as error:
-                words = " ".join(f"{type(error).__name__}: {error}".split())
-                self._error = OutsideFault(f"the jobs can't be looked after any more ({words})")
-                return
+            silent = ""
+            for step in steps:
+                try:
+                    step()
+                except GampenError as error:
+                    self._error = error
+                    return
+                except OSError as error:  # timeouts too
+                    silent = " ".join(f"{type(error).__name__}: {error}".split())
+                except Exception as error:
+                    reason = " ".join(f"{type(error).__name__}: {error}".split())
+                    self._error = OutsideFault(f"the jobs can't be looked after any more: {reason}")
+                    return
+            now = time.monotonic()
+            if not silent:
+                self._heard = now
+            elif now - self._heard > _SILENT:
+                self._heard = now
+                self._say(f"no answer for {_SILENT:.0f} s ({silent}); the jobs go on")
 
     def _see_workers(self) -> None:
-        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        workers = workers_of(self._client).values()
         # One without slots was refused, or takes no more.
-        here = {str(worker["name"]) for worker in workers if any(worker["resources"].values())}
+        here = {str(w["name"]) for w in workers if any(w["resources"].values())}
         if here:
             self._last_worker = time.monotonic()
         for posted in self._posted.values():
@@ -208,22 +177,36 @@ class Fleet:
                 self._longest_wait = max(self._longest_wait, posted.began - posted.since)
 
     def _ask(self) -> None:
-        found = words.ask(self._profile.kind, [p.id for p in self._posted.values()])
+        if time.monotonic() - self._asked < _ASK:
+            return
+        self._asked = time.monotonic()
+        found = words.of_jobs(self._profile.kind, [p.id for p in self._posted.values()])
         for name, posted in list(self._posted.items()):
-            posted.word = found.get(posted.id, posted.word)
-            if posted.word is None:
+            if (word := found.get(posted.id)) is None:
                 continue
-            if posted.word.hopeless:
-                raise InputError(
-                    f"job {posted.id} will never begin: {posted.word.text}; put profile"
-                    f" {self._profile.path} right"
-                )
-            if posted.word.state is State.ENDED:
+            if word.state is State.WAITING and posted.began is not None:
+                self._say(f"job {posted.id} is queued again: {word.text}")
+                posted.again()
+            never = word.hopeless and not (posted.word and posted.word.hopeless)
+            posted.word = word
+            if never:
+                self._never(posted, word)
+            if word.state is State.ENDED:
                 del self._posted[name]
-                self._ended(posted, posted.word)
+                self._ended(posted, word)
+
+    def _never(self, posted: Posted, word: Word) -> None:
+        """What to do about a job that will not begin: others may be at work."""
+        told = f"job {posted.id} will never begin: {word.text}"
+        alike = [p.word for p in self._posted.values() if p.ask is posted.ask]
+        if not all(other and other.hopeless for other in alike):
+            self._say(f"{told}; the others go on")
+            return
+        fault = OutsideFault if self._longest_wait else InputError  # such jobs began, or never did
+        raise fault(f"{told}; put profile {self._profile.path} right")
 
     def _ended(self, posted: Posted, word: Word) -> None:
-        files = self._printed(posted)
+        files = posted.printed(self._logs)
         where = f"; what it printed: {files[-1]}" if files else ""
         self._say(f"job {posted.id} ended: {word.text}{where}")
         if posted.began is not None:
@@ -231,7 +214,7 @@ class Fleet:
         self._stillborn += 1
         now = time.monotonic()
         self._retry = now + _AGAIN * self._stillborn
-        tail = posted.refused or self._tail(posted)
+        tail = posted.refused or posted.tail(self._logs)
         if tail:
             self._say(f"job {posted.id} said: {tail}")
         if self._stillborn >= _STILLBORN and now - self._last_worker > _ALONE:
@@ -239,20 +222,6 @@ class Fleet:
                 f"{self._stillborn} jobs ended and no worker came of them; the last, {posted.id},"
                 f" {word.text}: {tail or 'it printed nothing'}"
             )
-
-    def _printed(self, posted: Posted) -> list[Path]:
-        """Files of what a job printed, the latest last."""
-        name = re.compile(rf"(?<!\d){re.escape(posted.id)}(?!\d)")  # 12 is not 112
-        files = (path for path in self._logs.iterdir() if name.search(path.name))
-        return sorted(files, key=lambda path: path.stat().st_mtime)
-
-    def _tail(self, posted: Posted) -> str:
-        """The end of what a job printed."""
-        texts = (
-            path.read_text(errors="replace")[-_TAIL:].strip() for path in self._printed(posted)
-        )
-        lines = [line for text in texts for line in text.splitlines() if line.strip()]
-        return " | ".join(lines[-3:])
 
     def _replace(self) -> None:
         """Submit jobs for those that are gone or about to go."""
@@ -281,16 +250,21 @@ class Fleet:
         if now - max(self._last_worker, self._told) < self._batch.patience:
             return
         self._told = now
-        for posted in self._posted.values():
-            said = posted.word.text if posted.word else "the batch system has not answered yet"
-            waited = time.monotonic() - posted.since
-            self._say(f"no worker yet: job {posted.id} for {waited:.0f} s: {said}")
+        for line in self.states():
+            self._say(f"no worker yet: {line}")
 
-    def _hear_leaving(self, event: tuple[float, tuple[str, str]]) -> None:
-        name, why = event[1]
+    def _hear_leaving(self, event: tuple[float, tuple[str, str, bool]]) -> None:
+        name, why, late = event[1]
+        self._fruitless = self._fruitless + 1 if late else 0
         if posted := self._of(name):
             posted.leaving = True
             self._say(f"worker {name} takes no more: {why}")
+        if self._fruitless >= _FRUITLESS:
+            self._error = OutsideFault(
+                f"{self._fruitless} workers in a row had no time for a single task ({why}): raise"
+                f" walltime in profile {self._profile.path}, or run again with another --out and"
+                " fewer --partition-rows"
+            )
 
     def _hear_refused(self, event: tuple[float, tuple[str, str]]) -> None:
         name, why = event[1]
@@ -301,16 +275,3 @@ class Fleet:
     def _of(self, worker: str) -> Posted | None:
         posted = list(self._posted.values())  # another thread adds to them
         return next((p for p in posted if worker.startswith(f"{p.name}-")), None)
-
-
-async def _start(job: Job) -> None:
-    await asyncio.wait_for(job.start(), _PATIENCE)
-
-
-def said_by(error: BaseException) -> str:
-    """What the batch system said, out of dask-jobqueue's message."""
-    text = str(error)
-    _, found, stderr = text.partition("stderr:")
-    _, _, stdout = text.partition("stdout:")
-    said: Any = (stderr.strip() or stdout.partition("stderr:")[0].strip()) if found else text
-    return " ".join(said.split())

@@ -7,6 +7,7 @@ when they are replaced and what is said of them is the fleet's (:mod:`survey_gam
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +25,38 @@ _CLASSES = {
     "oar": "OARJob",
     "moab": "MoabJob",
 }
-#: How one asks for `{gpus}` GPUs, as a directive of the job.
+#: How a script is handed over.
+SUBMIT = {
+    "slurm": "sbatch {script}",
+    "pbs": "qsub {script}",
+    "sge": "qsub {script}",
+    "lsf": "bsub < {script}",
+    "htcondor": "condor_submit {script}",
+    "oar": "oarsub -S {script}",
+    "moab": "msub {script}",
+}
+#: How one asks for `{gpus}` GPUs: as a directive of its own, or inside the one request that cores,
+#: memory and GPUs share (:data:`_SPEC`).
 _GPU_REQUEST = {
     "slurm": "--gres=gpu:{gpus}",
     "sge": "-l gpu={gpus}",
     "lsf": '-gpu "num={gpus}"',
     "htcondor": "request_gpus = {gpus}",
+    "pbs": "ngpus={gpus}",
+    "moab": "gpus={gpus}",
+    "oar": "gpu={gpus}",
 }
-#: Where cores, memory and GPUs are one request. Moab's dialect is that of Torque, which knows no
-#: ``select``; OAR is told of memory by its own properties.
+#: Moab's dialect is that of Torque, which knows no ``select``; OAR is told of memory by its own
+#: properties, and gives cores with its GPUs.
 _SPEC = {
     "pbs": "select=1:ncpus={cores}:mem={mib}mb",
     "moab": "nodes=1:ppn={cores},mem={mib}mb",
     "oar": "/nodes=1/core={cores}",
 }
 _SPEC_GPU = {
-    "pbs": "select=1:ncpus={cores}:mem={mib}mb:ngpus={gpus}",
-    "moab": "nodes=1:ppn={cores}:gpus={gpus},mem={mib}mb",
-    "oar": "/nodes=1/gpu={gpus}",
+    "pbs": "select=1:ncpus={cores}:mem={mib}mb:{gpu}",
+    "moab": "nodes=1:ppn={cores}:{gpu},mem={mib}mb",
+    "oar": "/nodes=1/{gpu}",
 }
 #: Threads of a worker process: one waits for the network while others cut.
 _THREADS = 2
@@ -100,17 +115,14 @@ def make_job(
     assert batch is not None
     cores, gpus = ask.threads * ask.processes, ask.gpus * ask.processes
     facts = {"cores": cores, "mib": -(-ask.memory * ask.processes // 2**20), "gpus": gpus}
-    # These run scripts by the user's login shell, whatever the first line says.
-    directives = ["-S /bin/bash"] if kind in ("pbs", "sge", "moab") else []
-    directives += ask.directives
+    gpu = (ask.gpu_request or _GPU_REQUEST[kind]).format(**facts) if gpus else ""
+    directives = _directives(kind, batch, ask, logs)
     spec = ask.resource_spec
-    if gpus and kind in _GPU_REQUEST:
-        directives.insert(0, (ask.gpu_request or _GPU_REQUEST[kind]).format(**facts))
-    elif gpus and ask.gpu_request:
-        directives.insert(0, ask.gpu_request.format(**facts))
+    if gpus and kind not in _SPEC:
+        directives.insert(0, gpu)
     if spec is None and kind in _SPEC and not batch.from_site.get("resource-spec"):
-        own = gpus and not ask.gpu_request
-        spec = (_SPEC_GPU if own else _SPEC)[kind].format(**facts)
+        spec = (_SPEC_GPU if gpus else _SPEC)[kind].format(gpu=gpu, **facts)
+    skip = (*(batch.from_site.get("job-directives-skip") or ()), *ask.skip_directives)
     words = " ".join(f"{slot}={number}" for slot, number in slots.items())
     options: dict[str, Any] = {
         "scheduler": scheduler,
@@ -127,7 +139,7 @@ def make_job(
         "death_timeout": 60,
         "log_directory": None if logs is None else str(logs),
         "job_script_prologue": _prologue(batch, ask, profile.cuda),
-        "job_directives_skip": list(ask.skip_directives) or None,
+        "job_directives_skip": skip or None,
         "worker_extra_args": [
             f"--nthreads {max(_THREADS, slots.get('CPU', 0))}",
             f'--resources "{words}"',
@@ -144,6 +156,18 @@ def make_job(
         warnings.simplefilter("ignore")  # of OAR, about memory: its profile says what to do
         made: Job = _class(kind)(**options)
     return made
+
+
+def _directives(kind: str, batch: Batch, ask: Ask, logs: Path | None) -> list[str]:
+    """Lines that dask-jobqueue does not write itself: those of the site, then the profile's."""
+    # These run scripts by the user's login shell, whatever the first line says.
+    found = ["-S /bin/bash"] if kind in ("pbs", "sge", "moab") else []
+    if kind == "oar" and logs is not None:
+        found += [f"-O {logs}/{batch.name}-%jobid%.out", f"-E {logs}/{batch.name}-%jobid%.err"]
+    site = batch.from_site.get("job-extra-directives") or []
+    if isinstance(site, Mapping):  # HTCondor's
+        site = [f"{key} = {value}" for key, value in site.items()]
+    return [*found, *site, *ask.directives]
 
 
 def _own_words(kind: str, ask: Ask, spec: str | None) -> dict[str, Any]:
@@ -184,8 +208,8 @@ def _prologue(batch: Batch, ask: Ask, cuda: bool) -> list[str]:
 
 
 def _class(kind: str) -> type[Job]:
-    if kind == "lsf":
-        return _LSF
+    if kind in ("lsf", "htcondor"):
+        return {"lsf": _LSF, "htcondor": _HTCondor}[kind]
     found: type[Job] = getattr(module(kind), _CLASSES[kind])
     return found
 
@@ -196,3 +220,15 @@ class _LSF(module("lsf").LSFJob):  # type: ignore[misc]
     async def _submit_job(self, script_filename: str) -> str:
         said: str = await self._call([f"{self.submit_command} < {script_filename}"], shell=True)
         return said
+
+
+class _HTCondor(module("htcondor").HTCondorJob):  # type: ignore[misc]
+    """HTCondor with the shell that prologues are written for."""
+
+    executable = "/bin/bash"
+
+    def __init__(self, *args: Any, job_directives_skip: Sequence[str] | None, **words: Any) -> None:
+        super().__init__(*args, job_directives_skip=(), **words)
+        for key in list(self.job_header_dict):
+            if any(skip in key for skip in job_directives_skip or ()):
+                del self.job_header_dict[key]

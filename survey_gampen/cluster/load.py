@@ -33,7 +33,7 @@ from survey_gampen.tomlfile import check_keys
 MOST_THREADS = 4  # convolutions of this size gain little from more
 #: What a job asks for where neither profile nor site says.
 _CORES, _MEMORY, _WALLTIME = 4, 16 * 2**30, 2 * 3600
-_DRIVER_MEMORY = 4 * 2**30
+_DRIVER_MEMORY = "4 GiB"
 
 _COMMON = {"kind", "workers", "threads", "memory", "gpus", "cuda", "dashboard_port", "window"}
 #: Of all workers of a batch system, and of one job.
@@ -42,10 +42,21 @@ _OF_JOB = {
     *("workers", "threads", "memory", "processes", "walltime", "queue", "account"),
     *("resource_spec", "gpu_request", "directives", "skip_directives"),
 }
+#: Of those, what a batch system has no word for: a key that did nothing would be a trap.
+_MEANINGLESS = {
+    "slurm": {"resource_spec"},
+    "lsf": {"resource_spec"},
+    "htcondor": {"resource_spec", "queue", "account", "driver"},
+}
+
+
 _KEYS = {
     "local": _COMMON | {"scratch"},
     "allocation": _COMMON | {"scratch", "interface"},
-} | {kind: _COMMON | _OF_ALL | _OF_JOB | {"cutters", "driver"} for kind in BATCH}
+} | {
+    kind: (_COMMON | _OF_ALL | _OF_JOB | {"cutters", "driver"}) - _MEANINGLESS.get(kind, set())
+    for kind in BATCH
+}
 
 
 def cores() -> int:
@@ -112,6 +123,7 @@ def _resolve(
     name: str, kind: str, path: Path, given: dict[str, Any], wanted: int | None
 ) -> Profile:
     batch = _batch(kind, given, wanted) if kind in BATCH else None
+    site = batch.from_site if batch else None
     resolve = {"allocation": _of_step}.get(kind, _here)
     ask = batch.ask if batch else resolve(given, wanted)
     scratch = values.text(given, "scratch") or tempfile.gettempdir()
@@ -126,10 +138,10 @@ def _resolve(
         memory=ask.memory,
         gpus=ask.gpus,
         cuda=values.yes(given, "cuda", default=True),
-        dashboard_port=values.number(given, "dashboard_port", least=0) or 0,
+        dashboard_port=values.number(given, "dashboard_port", least=0, most=65535) or 0,
         scratch=scratch,
         window=values.number(given, "window", least=2) or 3,
-        interface=values.text(given, "interface"),
+        interface=values.text(given, "interface") or (site or {}).get("interface"),
         batch=batch,
     )
 
@@ -180,7 +192,7 @@ def _batch(kind: str, given: dict[str, Any], wanted: int | None) -> Batch:
         cutters=cutters,
         driver=driver,
         name=values.text(given, "name") or "survey-gampen",
-        python=values.text(given, "python"),
+        python=values.text(given, "python") or site.get("python"),
         prologue=values.lines(given, "prologue"),
         shared=None if shared is None else str(Path(os.path.expandvars(shared)).expanduser()),
         scratch=values.text(given, "scratch"),
@@ -203,9 +215,12 @@ def _other(
     if not isinstance(own, dict | None):
         raise ValueError(f"{key} must be keys and values")
     own = (usual or {}) | (own or {})
-    check_keys(map(str, own), _OF_JOB, key)
+    check_keys(map(str, own), _OF_JOB & _KEYS[kind], key)
     common = {k: v for k, v in given.items() if k in ("queue", "account", "walltime")}
-    return _ask(kind, common | own, site, None)
+    try:
+        return _ask(kind, common | own, site, None)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{key}: {error}") from None
 
 
 def _site(kind: str) -> dict[str, Any]:
@@ -220,6 +235,11 @@ def _site(kind: str) -> dict[str, Any]:
 
 def _ask(kind: str, given: dict[str, Any], site: Mapping[str, Any], wanted: int | None) -> Ask:
     processes = values.number(given, "processes", least=1) or int(site.get("processes") or 1)
+    workers = values.number(given, "workers", least=1)
+    if workers and workers % processes:
+        raise ValueError(
+            f"workers ({workers}) must be a multiple of processes ({processes}), for jobs are whole"
+        )
     threads = values.number(given, "threads", least=1)
     if threads is None:
         threads = max(1, int(site.get("cores") or _CORES * processes) // processes)
@@ -229,11 +249,11 @@ def _ask(kind: str, given: dict[str, Any], site: Mapping[str, Any], wanted: int 
         memory = int(parse_bytes(whole)) // processes if whole else _MEMORY
     walltime = values.seconds(given.get("walltime", "auto"), "walltime")
     if walltime is None:
-        walltime = values.seconds(site.get("walltime", "auto"), "walltime")
+        walltime = values.seconds(site.get("walltime", "auto"), "walltime of your jobqueue.yaml")
     if walltime is None and kind != "htcondor":  # which knows no walltime
         walltime = _WALLTIME
     return Ask(
-        workers=values.number(given, "workers", least=1) or wanted or processes,
+        workers=workers or -(-(wanted or 1) // processes) * processes,
         processes=processes,
         threads=threads,
         memory=memory,

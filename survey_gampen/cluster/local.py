@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from typing import Any
 
 import dask
+import psutil
 from distributed import Nanny, Scheduler, Security, SpecCluster
 
 from survey_gampen.cluster.gpu import visible
@@ -39,9 +41,20 @@ def scheduler(profile: Profile, security: Security, host: str | None = _LOOPBACK
     security : Security
     host : str or None
         Where it listens for workers: None for all addresses of this machine.
+
+    Raises
+    ------
+    InputError
+        If this machine lacks the profile's interface.
     """
     where = {} if host is None else {"host": host}
     if profile.interface:
+        known = psutil.net_if_addrs()
+        if profile.interface not in known:
+            raise InputError(
+                f"there is no network interface {profile.interface!r} on {socket.gethostname()}:"
+                f" choose one of {', '.join(known)} in cluster profile {profile.path}"
+            )
         where = {"interface": profile.interface}
     options = {
         "protocol": "tls://",

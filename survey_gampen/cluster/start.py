@@ -21,6 +21,7 @@ from distributed import Client, SpecCluster
 from survey_gampen.cluster import certificates, local
 from survey_gampen.cluster.profile import Profile
 from survey_gampen.errors import OutsideFault
+from survey_gampen.run.layout import RunDir
 
 _DASK = {
     # The runner counts the losses of a partition itself, with all else that goes wrong.
@@ -41,6 +42,10 @@ class Jobs(Protocol):
 
     def more_work(self, there_is: bool) -> None:
         """Hear whether work is left to give out: without, jobs end and are not replaced."""
+        ...
+
+    def states(self) -> list[str]:
+        """Return a line a job: how long ago it was submitted, and what is said of it."""
         ...
 
 
@@ -139,16 +144,16 @@ def start(
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message="Port .* is already in use")
         stack.enter_context(dask.config.set(_DASK | local.worker_settings(profile)))
-        home = (folder or Path.cwd()).absolute() / certificates.FOLDER
+        out = (folder or Path.cwd()).absolute()
         if profile.kind == "allocation":
             from survey_gampen.cluster import allocation
 
-            client = stack.enter_context(allocation.connected(profile, home))
+            client = stack.enter_context(allocation.connected(out))
             yield Cluster(profile, client)
         elif profile.batch is None:
             yield stack.enter_context(_on_this_machine(profile))
         else:
-            yield stack.enter_context(_of_jobs(profile, home, say))
+            yield stack.enter_context(_of_jobs(profile, RunDir(out), say))
 
 
 @contextlib.contextmanager
@@ -162,20 +167,20 @@ def _on_this_machine(profile: Profile) -> Iterator[Cluster]:
 
 
 @contextlib.contextmanager
-def _of_jobs(profile: Profile, home: Path, say: Callable[[str], None]) -> Iterator[Cluster]:
+def _of_jobs(profile: Profile, run: RunDir, say: Callable[[str], None]) -> Iterator[Cluster]:
     from survey_gampen.cluster.fleet import Fleet
 
     assert profile.batch is not None
-    shared = Path(profile.batch.shared) if profile.batch.shared else home
-    logs = home / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    with certificates.on_disk(shared, only_ours=shared == home) as security:
+    certificates.no_space(run.job_logs)
+    run.job_logs.mkdir(parents=True, exist_ok=True)
+    shared = Path(profile.batch.shared) if profile.batch.shared else run.cluster
+    with certificates.on_disk(shared, owner=run.root) as security:
         options = local.scheduler(profile, security, host=None)
         cluster = SpecCluster(
             scheduler=options, workers={}, security=security, silence_logs=logging.CRITICAL
         )
         with _ending(cluster), _connected(cluster) as client:
-            fleet = Fleet(profile, client, security, logs, say)
+            fleet = Fleet(profile, client, security, run.job_logs, say)
             try:
                 fleet.begin()
                 yield Cluster(profile, client, fleet)

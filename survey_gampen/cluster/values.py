@@ -35,6 +35,8 @@ def changes(text: str) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals:
             raise InputError(f"--cluster: {pair!r} sets no key: write NAME:key=value,key=value")
+        if not value.strip():
+            raise InputError(f"--cluster: {key.strip()} is empty: write auto, or leave it out")
         try:
             found[key.strip()] = yaml.load(value, _Loader)
         except yaml.YAMLError:
@@ -58,26 +60,37 @@ _Loader.add_implicit_resolver(
 )
 
 
-def number(given: Mapping[str, Any], key: str, least: int) -> int | None:
+def number(given: Mapping[str, Any], key: str, least: int, most: int | None = None) -> int | None:
     """Return a whole number of the profile, None where it is left to us."""
     value = given.get(key, "auto")
-    if value == "auto":
+    if value in ("auto", None):
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{key} must be a whole number of at least {least}, or auto")
-    return value
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        span = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{key} must be a whole number {span}, or auto, and is {value!r}")
+    return int(value)
 
 
 def size(given: Mapping[str, Any], key: str) -> int | None:
     """Return a number of bytes, written with its unit."""
     value = given.get(key, "auto")
-    return None if value == "auto" else int(parse_bytes(value))
+    if value in ("auto", None):
+        return None
+    # A bare 32 would be 32 bytes, which nobody means.
+    if not re.fullmatch(r"\s*(0|\d+(\.\d+)?\s*[kKMGTP]i?B?)\s*", str(value)):
+        raise ValueError(f'{key} must be a number and its unit, such as "16 GiB", and is {value!r}')
+    return int(parse_bytes(str(value)))
 
 
 def text(given: Mapping[str, Any], key: str) -> str | None:
     """Return a text."""
     value = given.get(key, "auto")
-    return None if value in ("auto", None) else str(value)
+    if value in ("auto", None):
+        return None
+    if not str(value).strip():
+        raise ValueError(f"{key} is empty: write auto, or leave it out")
+    return str(value)
 
 
 def lines(given: Mapping[str, Any], key: str) -> tuple[str, ...]:
@@ -101,7 +114,7 @@ def seconds(value: Any, key: str) -> int | None:
     """Seconds of a time as batch systems write it: [D-]HH:MM[:SS]."""
     if value in ("auto", None):
         return None
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?", str(value).strip())
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]\d)(?::([0-5]\d))?", str(value).strip())
     if match is None:
         raise ValueError(f"{key} must be HH:MM:SS, or D-HH:MM:SS, and is {value!r}")
     days, hours, minutes, rest = (int(part or 0) for part in match.groups())

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -19,18 +20,15 @@ from dask.utils import format_bytes
 from rich.console import Console
 from rich.table import Table
 
-from survey_gampen.cluster.crew import ask
-from survey_gampen.cluster.jobs import kinds, make_job
+from survey_gampen.cluster.crew import on_one
+from survey_gampen.cluster.jobs import SUBMIT, kinds, make_job
 from survey_gampen.cluster.load import known, load_profile, own_folder
 from survey_gampen.cluster.start import start
 from survey_gampen.errors import InputError, OutsideFault
+from survey_gampen.run.layout import RunDir
 
 #: Packages whose versions must be the same for the same bits, or for talking to each other at all.
 _PACKAGES = ("survey-gampen", "dask", "distributed", "torch", "numpy", "zarr", "pyarrow", "astropy")
-_SUBMIT = {
-    **{"slurm": "sbatch", "pbs": "qsub", "sge": "qsub", "lsf": "bsub"},
-    **{"htcondor": "condor_submit", "oar": "oarsub", "moab": "msub"},
-}
 
 
 def list_profiles() -> int:
@@ -38,7 +36,7 @@ def list_profiles() -> int:
     table = Table("name", "kind", "what it is", "where", box=None, pad_edge=False)
     for name, path in known().items():
         kind, first = _first_words(path)
-        command = _SUBMIT.get(kind)
+        command = SUBMIT.get(kind, "").partition(" ")[0]
         if command and not shutil.which(command):
             kind += f" (no {command} here)"
         whose = "yours: " if path.parent == own_folder() else ""
@@ -79,7 +77,8 @@ def show(spec: str) -> int:
 
 def _in_words(workers: int, threads: int, memory: int, gpus: int) -> str:
     each = f"{threads} cores, {format_bytes(memory) if memory else 'any memory'}"
-    return f"{workers} workers, each {each}" + (", a GPU" if gpus else "")
+    many = f"{workers} workers, each" if workers > 1 else "1 worker:"
+    return f"{many} {each}" + (", a GPU" if gpus else "")
 
 
 def check(spec: str, patience: float = 600.0) -> int:
@@ -104,19 +103,28 @@ def check(spec: str, patience: float = 600.0) -> int:
     per_job = one.batch.ask.processes if one.batch else 1
     one = load_profile(f"{name}:{changes + ',' if colon and changes else ''}workers={per_job}")
     begun = time.monotonic()
-    folder = Path(tempfile.mkdtemp(prefix=".survey-gampen-check-", dir=Path.cwd()))
+    folder = Path(tempfile.mkdtemp(prefix="survey-gampen-check-", dir=Path.cwd()))
     try:
         with start(one, folder) as cluster:
 
             def waiting() -> None:
                 cluster.check()
                 if time.monotonic() - begun > patience:
-                    raise OutsideFault(f"no worker came within {patience:.0f} s")
+                    jobs = "; ".join(cluster.fleet.states()) if cluster.fleet else ""
+                    raise OutsideFault(
+                        f"no worker came within {patience:.0f} s; {jobs}".rstrip("; ")
+                    )
 
-            facts = ask(cluster, about_here, check=waiting)
+            facts = on_one(cluster, about_here, check=waiting)
             seconds = time.monotonic() - begun
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:
+        logs = RunDir(folder).job_logs
+        if logs.is_dir() and any(logs.iterdir()):
+            print(f"what the job printed is in {logs}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
     mine = about_here()
     print(f"a worker was ready and had answered {seconds:.1f} s after submission")
     for key in ("host", "cores", "memory", "python", "gpu"):
@@ -148,7 +156,7 @@ def about_here() -> dict[str, Any]:
         "host": socket.gethostname(),
         "cores": f"{len(os.sched_getaffinity(0))} usable, {platform.processor() or '?'}",
         "memory": f"{format_bytes(psutil.virtual_memory().available)} free of the machine's",
-        "python": f"{platform.python_version()}, {os.path.realpath('/proc/self/exe')}",
+        "python": f"{platform.python_version()}, {sys.executable}",
         "gpu": _gpu(),
         "versions": versions,
     }

@@ -55,8 +55,11 @@ _NEVER = re.compile(
 )
 
 
-def ask(kind: str, ids: Iterable[str]) -> dict[str, Word]:
-    """Return what the batch system says of some jobs; those it says nothing of are left out.
+def of_jobs(kind: str, ids: Iterable[str]) -> dict[str, Word]:
+    """Return what the batch system says of some jobs.
+
+    Those it says nothing of are left out, and those of which it says what is not understood: where
+    its server is away a job has not ended, and must not be submitted a second time.
 
     Parameters
     ----------
@@ -76,17 +79,24 @@ def ask(kind: str, ids: Iterable[str]) -> dict[str, Word]:
     if kind == "slurm":
         return _slurm(wanted)
     how = _ONE_BY_ONE[kind]
-    return {job: how.read(said) for job in wanted if (said := _call(*how.command, job)) is not None}
+    found = ((job, how.read(_call(*how.command, job))) for job in wanted)
+    return {job: word for job, word in found if word is not None}
 
 
-def _call(*command: str) -> str | None:
-    """Output of a command, its complaints too; None if there is no such command."""
+def _call(*command: str) -> str:
+    """Output of a command, its complaints too; nothing if there is no such command."""
     try:
         ended = subprocess.run(
-            command, capture_output=True, text=True, timeout=PATIENCE, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PATIENCE,
+            check=False,
         )
     except FileNotFoundError:
-        return None
+        return "no such command"
     except subprocess.TimeoutExpired:
         raise TimeoutError(f"{command[0]} does not answer") from None
     return ended.stdout + ended.stderr
@@ -95,7 +105,7 @@ def _call(*command: str) -> str | None:
 def _slurm(ids: list[str]) -> dict[str, Word]:
     listing = ("squeue", "--noheader", "--states=all", "--format=%A|%T|%r", "--jobs")
     found = {}
-    for line in (_call(*listing, ",".join(ids)) or "").splitlines():
+    for line in _call(*listing, ",".join(ids)).splitlines():
         job, bar, rest = line.strip().partition("|")
         if bar and job in ids:
             found[job] = _slurm_word(*rest.split("|", 1))
@@ -107,10 +117,10 @@ def _slurm(ids: list[str]) -> dict[str, Word]:
 
 def _slurm_ended(job: str) -> dict[str, Word]:
     """What Slurm still knows of a job that ended: for some minutes that is a lot."""
-    said = _call("scontrol", "--oneliner", "show", "job", job) or ""
-    facts = dict(re.findall(r"(JobState|Reason|ExitCode)=(\S+)", said))
-    if facts:
-        word = _slurm_word(facts.get("JobState", ""), facts.get("Reason", ""))
+    said = _call("scontrol", "--oneliner", "show", "job", job)
+    facts = dict(re.findall(r"\b(JobState|Reason|ExitCode)=(\S+)", said))
+    if "JobState" in facts:
+        word = _slurm_word(facts["JobState"], facts.get("Reason", ""))
         if word.state is State.ENDED:
             word = Word(State.ENDED, f"{word.text}, exit code {facts.get('ExitCode', '?')}")
         return {job: word}
@@ -129,20 +139,20 @@ class _How:
     """How one batch system is asked about one job."""
 
     command: tuple[str, ...]
-    read: Callable[[str], Word]
+    read: Callable[[str], Word | None]
 
 
-def _by(waiting: str, running: str, words: str) -> Callable[[str], Word]:
-    """Read a listing by three patterns: it waits, it runs, and what to tell of it."""
+def _by(*, waits: str, runs: str, ended: str, words: str) -> Callable[[str], Word | None]:
+    """Read a listing by patterns: it waits, it runs, it has ended, and what to tell of it."""
+    patterns = ((State.WAITING, waits), (State.RUNNING, runs), (State.ENDED, ended))
 
-    def read(said: str) -> Word:
+    def read(said: str) -> Word | None:
         text = "; ".join(m.group(0).strip() for m in re.finditer(words, said, re.MULTILINE))
         text = " ".join((text or said).split())[:300]
-        if re.search(waiting, said, re.MULTILINE):
-            return Word(State.WAITING, text)
-        if re.search(running, said, re.MULTILINE):
-            return Word(State.RUNNING, text)
-        return Word(State.ENDED, text)
+        for state, pattern in patterns:
+            if re.search(pattern, said, re.MULTILINE):
+                return Word(state, text or "gone from the queue")
+        return None
 
     return read
 
@@ -152,46 +162,61 @@ _ONE_BY_ONE = {
     "pbs": _How(
         ("qstat", "-xf"),
         _by(
-            r"job_state = [QHWT]",
-            r"job_state = [REBS]",
-            r"^\s*(job_state|comment|Exit_status) = .*",
+            waits=r"job_state = [QHWT]",
+            runs=r"job_state = [REBSU]",
+            ended=r"job_state = [FXMC]|Unknown Job I[dD]",
+            words=r"^\s*(job_state|comment|Exit_status) = .*",
         ),
     ),
     # `man qstat` of Grid Engine: a job without "usage" has not begun.
     "sge": _How(
         ("qstat", "-j"),
         _by(
-            r"scheduling info:|error reason|cannot run|not started",
-            r"^usage\s+\d+:|job_state\s+\d+:\s+r",
-            r"^(scheduling info|error reason|\s+(cannot run|queue instance|not started)).*",
+            waits=r"scheduling info:|error reason|cannot run|not started",
+            runs=r"^usage\s+\d+:|job_state\s+\d+:\s+r",
+            ended=r"do not exist",
+            words=r"^(scheduling info|error reason|\s+(cannot run|queue instance|not started)).*",
         ),
     ),
     # `man bjobs` of LSF.
     "lsf": _How(
         ("bjobs", "-noheader", "-o", "stat pend_reason exit_reason delimiter='|'"),
-        _by(r"^(PEND|PSUSP|WAIT)", r"^(RUN|USUSP|SSUSP|UNKWN)", r"^[A-Z]+\|.*"),
+        _by(
+            waits=r"^(PEND|PSUSP|WAIT|PROV)\b",
+            runs=r"^(RUN|USUSP|SSUSP|UNKWN)\b",
+            ended=r"^(DONE|EXIT|ZOMBI)\b|is not found",
+            words=r"^[A-Z]+\|.*",
+        ),
     ),
-    # `man condor_q`: JobStatus 1 idle, 2 running, 5 held.
+    # `man condor_q`: JobStatus 1 idle, 2 running, 3 removed, 4 completed, 5 held. What has left the
+    # queue is not listed at all.
     "htcondor": _How(
         ("condor_q", "-format", "JobStatus=%d ", "JobStatus", "-format", "%s", "HoldReason"),
-        _by(r"JobStatus=[15]", r"JobStatus=[267]", r"JobStatus=.*"),
+        _by(
+            waits=r"JobStatus=[15]",
+            runs=r"JobStatus=[267]",
+            ended=r"JobStatus=[34]|\A\s*\Z",
+            words=r"JobStatus=.*",
+        ),
     ),
     # `man oarstat`.
     "oar": _How(
         ("oarstat", "-f", "-j"),
         _by(
-            r"state = (Waiting|Hold|toLaunch|toAckReservation)",
-            r"state = (Running|Launching|Resuming|Suspended|Finishing)",
-            r"^\s*(state|message|exit_code) = .*",
+            waits=r"state = (Waiting|Hold|toLaunch|toAckReservation)",
+            runs=r"state = (Running|Launching|Resuming|Suspended|Finishing)",
+            ended=r"state = (Terminated|Error|toError)",
+            words=r"^\s*(state|message|exit_code) = .*",
         ),
     ),
     # `man checkjob` of Moab.
     "moab": _How(
         ("checkjob",),
         _by(
-            r"State:\s*(Idle|Hold|Deferred|BatchHold|UserHold|SystemHold|NotQueued)",
-            r"State:\s*(Running|Starting|Suspended)",
-            r"^(State:|NOTE:|BLOCK MSG:|Holds:|Message).*",
+            waits=r"State:\s*(Idle|Hold|Deferred|BatchHold|UserHold|SystemHold|NotQueued)",
+            runs=r"State:\s*(Running|Starting|Suspended)",
+            ended=r"State:\s*(Completed|Removed|Vacated)|cannot locate job|invalid job",
+            words=r"^(State:|NOTE:|BLOCK MSG:|Holds:|Message).*",
         ),
     ),
 }

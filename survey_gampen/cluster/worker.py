@@ -39,6 +39,8 @@ FRESH = 0.8
 _LATE = 60.0
 
 _longest: dict[str, float] = {}
+#: Tasks that were begun, and not begun for want of time.
+_tasks = {True: 0, False: 0}
 _begun = time.monotonic()
 _through: deque[tuple[float, int]] = deque([(_begun, 0)])
 
@@ -69,6 +71,13 @@ def job_ends() -> float | None:
 def took(kind: str, seconds: float) -> None:
     """Remember how long a task took, here or elsewhere."""
     _longest[kind] = max(_longest.get(kind, 0.0), seconds)
+
+
+def begins(kind: str) -> bool:
+    """Whether a task of a kind may begin; remembers what came of it."""
+    may = enough_time(kind)
+    _tasks[may] += 1
+    return may
 
 
 def enough_time(kind: str, now: float | None = None) -> bool:
@@ -126,7 +135,8 @@ async def _watch(worker: Worker, ends: float) -> None:
         await asyncio.sleep(1.0)
     await worker.set_resources(**dict.fromkeys(worker.state.total_resources, 0))
     left = max(0.0, ends - time.time())
-    worker.log_event(LEAVING, (str(worker.name), f"{left:.0f} s are left of its job"))
+    late = bool(_tasks[False]) and not _tasks[True]  # it came too late for any
+    worker.log_event(LEAVING, (str(worker.name), f"{left:.0f} s are left of its job", late))
     while worker.state.executing_count:
         await asyncio.sleep(0.5)
     await asyncio.sleep(1.0)

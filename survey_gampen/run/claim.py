@@ -32,7 +32,8 @@ from survey_gampen.run.layout import RunDir
 
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
-_JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
+#: Where batch systems tell a job its number.
+JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "OAR_JOB_ID", "JOB_ID")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class ClaimLostError(Interrupted):
 
 def myself() -> Holder:
     """Return the description of this process."""
-    job = next((os.environ[v] for v in _JOB_VARIABLES if os.environ.get(v)), "")
+    job = next((os.environ[v] for v in JOB_VARIABLES if os.environ.get(v)), "")
     pid = os.getpid()
     return Holder(socket.gethostname(), _boot(), pid, _process_start(pid) or "", job)
 

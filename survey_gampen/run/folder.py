@@ -52,7 +52,8 @@ def _make(root: Path, made: list[Path]) -> None:
     if not os.access(root, os.W_OK | os.X_OK):
         raise InputError(f"{root} may not be written to: give another --out")
     run = RunDir(root)  # jobs that are to work here may have left their mark before the client
-    if not run.claims.is_dir() and any(path != run.cluster for path in root.iterdir()):
+    early = (run.cluster, run.cache)
+    if not run.claims.is_dir() and any(path not in early for path in root.iterdir()):
         raise InputError(f"{root} holds other things than a run: give an empty or new --out")
 
 
@@ -75,7 +76,10 @@ def all_or_nothing(run: RunDir, claim: Claim) -> Iterator[None]:
     finally:
         if claim.is_held() and not run.run_toml.exists():
             clear_plan(run)
-            for path in (run.cache, run.cluster, run.staging_root, run.claims):
+            begun = [run.cache, run.staging_root, run.claims]
+            if not run.driver_script.exists():  # the job that runs this very script goes on with it
+                begun.append(run.cluster)
+            for path in begun:
                 shutil.rmtree(path, ignore_errors=True)
 
 

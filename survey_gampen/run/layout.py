@@ -72,8 +72,13 @@ class RunDir:
 
     @property
     def cluster(self) -> Path:
-        """What jobs of a batch system print."""
+        """What belongs to jobs of a batch system, certificates while a run lasts among it."""
         return self.root / ".cluster"
+
+    @property
+    def job_logs(self) -> Path:
+        """What the jobs print."""
+        return self.cluster / "logs"
 
     @property
     def attempts(self) -> Path:
@@ -81,8 +86,13 @@ class RunDir:
         return self.root / "attempts.log"
 
     @property
+    def driver_script(self) -> Path:
+        """The job script of `survey-gampen submit` (cluster/driver.py)."""
+        return self.cluster / "driver.sh"
+
+    @property
     def drivers(self) -> Path:
-        """A line for each beginning and end of a driver's job (cluster/driver.py)."""
+        """A line for each submission, beginning and end of a driver's job."""
         return self.cluster / "driver.log"
 
     def staging(self, token: str) -> Path:

@@ -1,4 +1,4 @@
-"""The verbs `run`, `resume` and `compact`: who may work, what is planned, how it ends.
+"""The verbs `run`, `submit`, `resume` and `compact`: who may work, what is planned, how it ends.
 
 What is done in a partition stands in task.py, what a failure means in triage.py, in which order
 partitions are given out in conductor.py.
@@ -7,13 +7,10 @@ partitions are given out in conductor.py.
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import threading
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 import pyarrow as pa
 
@@ -21,8 +18,9 @@ from survey_gampen import commit
 from survey_gampen.catalog import compact as compaction
 from survey_gampen.catalog import hats_out
 from survey_gampen.catalog.sorted import sorted_schema
+from survey_gampen.cluster import driver
 from survey_gampen.cluster.allocation import step_aside
-from survey_gampen.cluster.crew import DaskCrew, ask
+from survey_gampen.cluster.crew import DaskCrew, on_one
 from survey_gampen.cluster.load import load_profile
 from survey_gampen.cluster.profile import Profile
 from survey_gampen.cluster.start import Cluster, start
@@ -30,7 +28,7 @@ from survey_gampen.config import Settings
 from survey_gampen.errors import GampenError, InputError, Interrupted, OutsideFault
 from survey_gampen.run import quarantine, setup, space, todo
 from survey_gampen.run.attempts import Attempts
-from survey_gampen.run.claim import Claim
+from survey_gampen.run.claim import Claim, holder_of
 from survey_gampen.run.conductor import INFER, Conductor, Job
 from survey_gampen.run.folder import all_or_nothing, folder
 from survey_gampen.run.groups import discard
@@ -40,6 +38,7 @@ from survey_gampen.run.measure import Measured, measure
 from survey_gampen.run.progress import Meter
 from survey_gampen.run.spec import RunSpec, read_spec, write_spec
 from survey_gampen.run.words import say, tell_end, tell_plan, warn
+from survey_gampen.signals import stop_run_in_order
 
 
 def run(settings: Settings) -> int:
@@ -64,7 +63,7 @@ def run(settings: Settings) -> int:
     profile = load_profile(settings.cluster)
     step_aside(profile, Path(settings.out))
     with (
-        _signals(),
+        stop_run_in_order(),
         folder(Path(settings.out)) as run_dir,
         commit.outside_faults(run_dir.root),
         Claim(run_dir) as claim,
@@ -94,6 +93,41 @@ def run(settings: Settings) -> int:
         return _finish(run_dir, spec, claim, profile, workers, cluster, warnings)
 
 
+def submit(settings: Settings, words: Sequence[str]) -> str:
+    """Have a batch job type `run`; return the job's number.
+
+    Parameters
+    ----------
+    settings : Settings
+        What the words come to here: all that they name is opened now, and not in hours by the job.
+    words : sequence of str
+        Arguments of ``survey-gampen run``.
+
+    Raises
+    ------
+    InputError
+        Something can't be used, or the batch system refuses the job.
+    OutsideFault
+        The batch system can't be reached.
+    """
+    profile = load_profile(settings.cluster)
+    with folder(Path(settings.out)) as run_dir:
+        if holder := holder_of(run_dir):
+            raise InputError(f"{run_dir.root} is in use by {holder[0]}; wait until it has finished")
+        with commit.outside_faults(run_dir.root):
+            driver.script(profile, words, run_dir)
+            planned = run_dir.run_toml.exists()
+            try:
+                inputs = setup.open_inputs(settings, run_dir)
+                warn(inputs.warnings())
+                inputs.source.close()
+                return driver.submit(profile, words, run_dir)
+            except BaseException:
+                if not planned:
+                    shutil.rmtree(run_dir.cache, ignore_errors=True)
+                raise
+
+
 def resume(out: str | Path, cluster_name: str | None = None, redo: str | None = None) -> int:
     """Go on with a run, and try quarantined partitions again; all else comes from its folder.
 
@@ -118,7 +152,7 @@ def resume(out: str | Path, cluster_name: str | None = None, redo: str | None = 
     spec = read_spec(run_dir)
     profile = load_profile(cluster_name or spec.settings.cluster)
     step_aside(profile, run_dir.root)
-    with _signals(), commit.outside_faults(run_dir.root), Claim(run_dir) as claim:
+    with stop_run_in_order(), commit.outside_faults(run_dir.root), Claim(run_dir) as claim:
         staging = run_dir.staging(claim.token)
         spec = setup.begin(run_dir, read_spec(run_dir), staging)
         given_up = quarantine.names(run_dir)
@@ -145,7 +179,7 @@ def compact(out: str | Path) -> int:
     """Merge small published files into larger ones; return 0."""
     run_dir = RunDir(Path(out).absolute())
     spec = read_spec(run_dir)
-    with _signals(), commit.outside_faults(run_dir.root), Claim(run_dir) as claim:
+    with stop_run_in_order(), commit.outside_faults(run_dir.root), Claim(run_dir) as claim:
         try:
             merged = compaction.compact(run_dir.root, run_dir.staging(claim.token))
         finally:
@@ -258,7 +292,7 @@ def _index(run_dir: RunDir, spec: RunSpec, claim: Claim) -> None:
 def _measure(cluster: Cluster, inputs: setup.Inputs, rows: int) -> Measured:
     """Ask one worker what kind it is, and how fast."""
     settings = inputs.settings
-    return ask(
+    return on_one(
         cluster,
         measure,
         str(inputs.checkpoint.path),
@@ -267,23 +301,3 @@ def _measure(cluster: Cluster, inputs: setup.Inputs, rows: int) -> Measured:
         cluster.profile.threads,
         rows,
     )
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """Make SIGINT and SIGTERM end the run in order; a second one ends it at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, lambda *_: os._exit(Interrupted.exit_code))
-        raise Interrupted(f"stopped by {signal.Signals(number).name}: the same command goes on")
-
-    before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)

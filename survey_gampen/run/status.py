@@ -58,8 +58,8 @@ def status(run: RunDir) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``state`` (planning, running, stopped, complete, finished with quarantine), ``client``,
-        ``partitions`` and ``galaxies`` (planned, cut, published, quarantined), ``rate``
+        ``state`` (submitted, planning, running, stopped, complete, finished with quarantine),
+        ``client``, ``partitions`` and ``galaxies`` (planned, cut, published, quarantined), ``rate``
         (galaxies/s), ``drivers`` (what submitted clients noted, line by line), ``quarantined``
         (a list of notes).
     """
@@ -70,6 +70,8 @@ def status(run: RunDir) -> dict[str, Any]:
         if alive:
             planning = {"out": str(run.root), "state": "planning", "client": client}
             return planning | {"drivers": drivers}
+        if drivers:
+            return {"out": str(run.root), "state": "submitted", "client": None, "drivers": drivers}
         raise InputError(f"{run.root} holds no planned run: give the folder of one")
     spec = read_spec(run)
     notes = list(quarantine.notes(run))

@@ -13,7 +13,8 @@ kind            meaning                                     what follows
 
 Five partitions in a row that fail for the same cause have met something that is not in their
 data: the run stops and quarantines none of them. That is why a partition that used up its
-attempts is only a *suspect* until another one is published.
+attempts is only a *suspect* until another one is published. Ten workers in a row that are unfit
+would be followed by others of the kind: the run stops as well.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from survey_gampen.errors import (
 )
 
 SAME_CAUSE = 5
+UNFIT_IN_A_ROW = 10
 
 
 class TooLarge(GampenError):
@@ -108,6 +110,7 @@ class Triage:
     stop: str = ""
     _row: set[int] = field(default_factory=set)
     _row_cause: str = ""
+    _unfit: int = 0
 
     def failed(self, index: int, stage: str, error: BaseException, batch: int = 1) -> Action:
         """Take note of a failure and say what follows.
@@ -129,7 +132,11 @@ class Triage:
         trace = "".join(traceback.format_exception(error))
         self.failures[index] = Failure(stage, kind, one_line(error), trace, attempts)
         if kind is Kind.UNFIT:
-            return Action.AGAIN
+            self._unfit += 1
+            if self._unfit < UNFIT_IN_A_ROW:
+                return Action.AGAIN
+            self.stop = f"{UNFIT_IN_A_ROW} workers in a row can't do it: {one_line(error)}"
+            return Action.STOP
         if kind is Kind.MEMORY and batch > 1:
             return Action.SMALLER
         spent = attempts >= ATTEMPTS[kind]
@@ -146,6 +153,7 @@ class Triage:
         """Take note of a success; return the suspects that it proves guilty."""
         self.failures.pop(index, None)
         self._row.clear()
+        self._unfit = 0
         guilty = sorted(i for i in self.suspects if self.failures[i].kind is not Kind.OUTSIDE)
         self.suspects.difference_update(guilty)
         return guilty

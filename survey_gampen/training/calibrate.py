@@ -23,12 +23,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from survey_gampen.cluster.load import load_profile
 from survey_gampen.commit import replace
 from survey_gampen.errors import InputError
 from survey_gampen.model.checkpoint import load_checkpoint
 from survey_gampen.model.targets import PARAMETERS, Targets
-from survey_gampen.pool import compute
+from survey_gampen.pool import compute, profile_for_tasks
 from survey_gampen.posterior.settings import use_threads
 from survey_gampen.run.claim import Claim
 from survey_gampen.run.layout import RunDir
@@ -83,7 +82,7 @@ def main(
     rates = sorted(set(rates))
     if len(rates) < 2:
         raise InputError("to compare rates takes two or more: give them to --rates")
-    profile = load_profile(cluster_name)
+    profile = profile_for_tasks(cluster_name)
     recipes = [load_recipe(recipe, **changes | {"dropout_rate": rate}) for rate in rates]
     out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)

@@ -24,9 +24,10 @@ from distributed import Variable, Worker, get_worker
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from survey_gampen.cluster.crew import outcome
-from survey_gampen.cluster.load import load_profile
+from survey_gampen.cluster.present import workers_of
 from survey_gampen.cluster.start import Cluster, start
 from survey_gampen.errors import GampenError, InputError, OutsideFault, WorkerLost
+from survey_gampen.pool import profile_for_tasks
 from survey_gampen.posterior.settings import use_threads
 from survey_gampen.run.words import say
 from survey_gampen.training.order import Order, work
@@ -62,7 +63,7 @@ def train_on(name: str, order: Order, ranks: int, watch: Watch, check: Callable[
     OutsideFault
         If ranks are lost again and again.
     """
-    profile = load_profile(name, workers=ranks)
+    profile = profile_for_tasks(name, workers=ranks)
     if profile.workers < ranks:
         raise InputError(
             f"cluster profile {name!r} has {profile.workers} workers: give fewer --ranks, or set "
@@ -157,10 +158,11 @@ def _workers(cluster: Cluster, n: int) -> list[str]:
     slot, begun = cluster.slots["infer"], time.monotonic()
     while True:
         cluster.check()
-        workers = cluster.client.scheduler_info(n_workers=-1)["workers"]
-        able = sorted(w for w, facts in workers.items() if facts["resources"].get(slot))
-        if len(able) >= n:
-            return able[:n]
+        with contextlib.suppress(OSError):  # no answer now
+            workers = workers_of(cluster.client)
+            able = sorted(w for w, facts in workers.items() if facts["resources"].get(slot))
+            if len(able) >= n:
+                return able[:n]
         if cluster.fleet is None and time.monotonic() - begun > _WORKERS:
             raise OutsideFault(
                 f"there are no {n} workers after {_WORKERS:.0f} s: run the same command again"
