@@ -19,7 +19,7 @@ import yaml
 from safetensors import safe_open
 
 from survey_gampen.errors import InputError
-from survey_gampen.training import train
+from survey_gampen.training import gang, train
 from survey_gampen.training.parts import PartsSet
 from survey_gampen.training.ranks import Ranks
 from tests.smallsim import make_init
@@ -166,3 +166,17 @@ def test_a_batch_that_cannot_be_shared(parts_folder: Path, tmp_path: Path) -> No
 def test_a_profile_with_too_few_workers(parts_folder: Path, tmp_path: Path, two: Path) -> None:
     with pytest.raises(InputError, match="has 2 workers: give fewer --ranks"):
         train.main("survey", parts_folder, tmp_path / "out", cluster=str(two), ranks=4)
+
+
+def test_ranks_go_to_the_workers_that_last_longest() -> None:
+    def worker(left: float | None, **resources: int) -> dict[str, Any]:
+        told = {} if left is None else {"survey_gampen": {"job_seconds_left": left}}
+        return {"resources": resources, "metrics": told}
+
+    workers = {
+        "tls://a": worker(60.0, INFER=1),
+        "tls://b": worker(600.0, INFER=1),
+        "tls://c": worker(None, INFER=1),
+        "tls://d": worker(900.0, INFER=0),
+    }
+    assert gang._longest_lived(workers, "INFER") == ["tls://c", "tls://b", "tls://a"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,14 @@ from survey_gampen.errors import InputError
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(at_worker, "_longest", {})
+
+
+def test_the_heartbeat_tells_when_the_job_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SURVEY_GAMPEN_BEGAN", f"{time.time() - 100:.0f}")
+    monkeypatch.setenv("SURVEY_GAMPEN_WALLTIME", "600")
+    assert 495 < at_worker.metrics()["job_seconds_left"] < 505
+    monkeypatch.setenv("SURVEY_GAMPEN_WALLTIME", "")
+    assert "job_seconds_left" not in at_worker.metrics()
 
 
 def test_a_task_begins_only_where_it_can_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +95,7 @@ def scheduler() -> Any:
         "partitions": {"waiting": 29, "inferring": 1, "published": 9, "quarantined": 1},
     }
     gpu = {"gpu_memory_used_bytes": 2.0**30, "gpu_memory_total_bytes": 80 * 2.0**30}
-    told = {"galaxies_total": 60.0, "galaxies_per_second": 1.5, **gpu}
+    told = {"galaxies_total": 60.0, "galaxies_per_second": 1.5, "job_seconds_left": 600.0, **gpu}
     workers = {
         "tls://1": SimpleNamespace(name='a"<b>', metrics={"survey_gampen": told}),
         "tls://2": SimpleNamespace(name="new", metrics={}),
@@ -112,6 +121,7 @@ def test_the_page_shows_it(scheduler: Any) -> None:
     assert "<td>published<td>9" in text
     assert "a&quot;&lt;b&gt;" in text
     assert "1.0 of 80.0 GiB" in text
+    assert "<td>10 min" in text
 
 
 def test_before_anything_is_known() -> None:

@@ -29,6 +29,7 @@ _HELP = {
     "partitions": "partitions of the run by state",
     "worker_galaxies_total": "galaxies through the network on a worker",
     "worker_galaxies_per_second": "galaxies a second on a worker, of late",
+    "worker_job_seconds_left": "seconds until a worker's job ends",
     "worker_gpu_memory_used_bytes": "memory in use on a worker's GPU",
     "worker_gpu_memory_total_bytes": "memory of a worker's GPU",
     "worker_gpu_utilisation_ratio": "share of late time in which a worker's GPU computed",
@@ -90,7 +91,7 @@ def html(samples: Iterable[Sample]) -> str:
         else "the run has not told anything yet",
         progress=_bar(done, planned),
         states="".join(f"<tr><td>{k}<td>{v:,.0f}" for k, v in states.items()),
-        workers="".join(rows) or "<tr><td colspan=5>none is here",
+        workers="".join(rows) or "<tr><td colspan=6>none is here",
     )
 
 
@@ -102,9 +103,11 @@ def _worker_row(name: str, facts: dict[str, float], workers: dict[str, dict[str,
         used = facts.get("gpu_memory_used_bytes", 0.0)
         memory = f"{used / 2**30:.1f} of {total / 2**30:.1f} GiB"
     use = facts.get("gpu_utilisation_ratio")
+    left = facts.get("job_seconds_left")
     return (
         f"<tr><td>{escape(name)}<td>{facts.get('galaxies_total', 0):,.0f}"
         f"<td>{_bar(rate, most)} {rate:.3g}<td>{memory}<td>{'' if use is None else f'{use:.0%}'}"
+        f"<td>{'' if left is None else duration(left)}"
     )
 
 
@@ -143,7 +146,8 @@ meter {{ margin-right: .4rem; width: 10rem; vertical-align: middle }} small, a {
 <p>{progress} {words}</p>
 <h2>Partitions</h2><table>{states}</table>
 <h2>Workers</h2>
-<table><tr><th>worker<th>galaxies<th>galaxies/s<th>GPU memory<th>GPU use{workers}</table>
+<table>
+<tr><th>worker<th>galaxies<th>galaxies/s<th>GPU memory<th>GPU use<th>job ends in{workers}</table>
 <p><small>at {now}, comes anew every 5 s; <a href=/status>Dask's own pages</a>,
 <a href=/survey-gampen/metrics>for Prometheus</a></small></p>
 """

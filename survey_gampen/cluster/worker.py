@@ -99,13 +99,15 @@ def through(galaxies: int) -> None:
 
 
 def metrics(worker: Worker | None = None) -> dict[str, float]:
-    """What a heartbeat tells: galaxies so far and of late, the GPU's memory and use."""
+    """What a heartbeat tells: galaxies so far and of late, the job's end, the GPU's state."""
     first, last = _through[0], _through[-1]
     seconds = max(time.monotonic() - max(first[0], time.monotonic() - _LATE), 1.0)
     found = {
         "galaxies_total": float(last[1]),
         "galaxies_per_second": (last[1] - first[1]) / seconds,
     }
+    if (ends := job_ends()) is not None:
+        found["job_seconds_left"] = max(0.0, ends - time.time())
     return found | gpu_metrics()
 
 

@@ -34,7 +34,8 @@ from survey_gampen.training.order import Order, work
 from survey_gampen.training.ranks import Ranks, joined
 from survey_gampen.training.watch import Watch
 
-#: Gangs that may break one after the other with no epoch between them.
+#: Gangs that may break one after the other with no epoch between them; one more for each further
+#: rank that runs in a job, which may end by its own walltime.
 TRIES = 3
 _TOPIC = "training"
 #: How long to wait for workers to come, for the first rank to say where it is, and for ranks to
@@ -70,6 +71,7 @@ def train_on(name: str, order: Order, ranks: int, watch: Watch, check: Callable[
             "workers in a copy of the profile"
         )
     order = replace(order, limit=profile.memory)
+    tries = TRIES if profile.batch is None else TRIES + ranks - 1
     with start(profile, Path(order.out), say) as cluster:
         for line in cluster.dashboard_lines():
             say(line)
@@ -84,10 +86,10 @@ def train_on(name: str, order: Order, ranks: int, watch: Watch, check: Callable[
                 return
             except WorkerLost as error:
                 broken = broken + 1 if relay.epochs == epochs else 1
-                if broken == TRIES:
+                if broken == tries:
                     raise OutsideFault(
-                        f"{error}, {TRIES} times with no epoch between: give the workers more "
-                        "memory, then run the same command again"
+                        f"{error}, {tries} times with no epoch between: give the workers more "
+                        "memory, or their jobs more time, then run the same command again"
                     ) from error
                 say(f"{error}: all ranks begin again after the last epoch")
 
@@ -160,7 +162,7 @@ def _workers(cluster: Cluster, n: int) -> list[str]:
         cluster.check()
         with contextlib.suppress(OSError):  # no answer now
             workers = workers_of(cluster.client)
-            able = sorted(w for w, facts in workers.items() if facts["resources"].get(slot))
+            able = _longest_lived(workers, slot)
             if len(able) >= n:
                 return able[:n]
         if cluster.fleet is None and time.monotonic() - begun > _WORKERS:
@@ -168,6 +170,17 @@ def _workers(cluster: Cluster, n: int) -> list[str]:
                 f"there are no {n} workers after {_WORKERS:.0f} s: run the same command again"
             )
         time.sleep(0.2)
+
+
+def _longest_lived(workers: dict[str, dict[str, Any]], slot: str) -> list[str]:
+    """Addresses of workers with a slot, those first whose jobs last longest."""
+
+    def left(address: str) -> float:
+        told = workers[address]["metrics"].get("survey_gampen") or {}
+        return float(told.get("job_seconds_left", float("inf")))
+
+    able = sorted(address for address, facts in workers.items() if facts["resources"].get(slot))
+    return sorted(able, key=left, reverse=True)
 
 
 def _rank(ranks: Ranks, order: Order, threads: int, name: str) -> None:
