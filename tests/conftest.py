@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
+from slurmdev import Slurm
 from smallrun import Sky, call
 
 from survey_gampen.training.parts import PartsSet
@@ -67,6 +68,14 @@ def calm(sky: Sky, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = call(sky.command(out, "--keep-samples"))
     assert done.returncode == 0, done.stderr
     return out
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Slurm]:
+    """A real Slurm on this machine."""
+    cluster = Slurm()
+    yield cluster
+    cluster.down()
 
 
 @pytest.fixture

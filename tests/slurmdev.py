@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+from smallrun import environment, leaves
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = Path("/tmp/gampen-slurm-test")
@@ -92,6 +93,22 @@ class Slurm:
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
         return found
+
+
+class Client:
+    """A run on Slurm, in a process of its own."""
+
+    def __init__(self, slurm: Slurm, words: list[str], out: Path, name: str) -> None:
+        self.slurm, self.out, self.name = slurm, out, name
+        self.process = subprocess.Popen(
+            words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def published(self, more: int) -> None:
+        """Wait until so many partitions more are published."""
+        before = len(leaves(self.out))
+        until(lambda: len(leaves(self.out)) >= before + more or self.process.poll() is not None)
+        assert self.process.poll() is None, self.process.communicate()[0]
 
 
 def until(condition: Callable[[], object], seconds: float = 600) -> None:

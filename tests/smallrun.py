@@ -85,16 +85,24 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
 
 
-def call(words: list[str], timeout: float = 400) -> subprocess.CompletedProcess[str]:
+def call(
+    words: list[str], timeout: float = 400, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
-        words, capture_output=True, text=True, timeout=timeout, env=environment(), check=False
+        words,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment(),
+        cwd=cwd,
+        check=False,
     )
 
 
-def verb(*words: str | Path) -> subprocess.CompletedProcess[str]:
+def verb(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run another verb."""
-    return call([sys.executable, "-m", "survey_gampen.cli", *map(str, words)])
+    return call([sys.executable, "-m", "survey_gampen.cli", *map(str, words)], cwd=cwd)
 
 
 def rows(out: Path) -> pa.Table:

@@ -197,10 +197,10 @@ class _Runner(module("slurm").SLURMRunner):  # type: ignore[misc]
         scheduler.loop.add_callback(self._end_with_client, scheduler)
 
     async def _end_with_client(self, scheduler: Scheduler) -> None:
-        alive = time.monotonic() + _PATIENCE - _GONE
-        while time.monotonic() < alive + _GONE and not (_place(self._run) / _OVER).exists():
+        end = time.monotonic() + _PATIENCE
+        while time.monotonic() < end and not (_place(self._run) / _OVER).exists():
             if _connections(scheduler) or holder_of(self._run) is not None:
-                alive = max(alive, time.monotonic())
+                end = time.monotonic() + _GONE
             await asyncio.sleep(1.0)
         await scheduler.close(reason="the client has gone")
 

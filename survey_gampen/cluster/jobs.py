@@ -14,6 +14,7 @@ from typing import Any
 from distributed import Security
 
 from survey_gampen.cluster.jobqueue import Job, module
+from survey_gampen.cluster.local import NO_SPILL, process_environment
 from survey_gampen.cluster.profile import Ask, Batch, Profile
 
 _CLASSES = {
@@ -190,17 +191,13 @@ def _own_words(kind: str, ask: Ask, spec: str | None) -> dict[str, Any]:
 
 def _prologue(batch: Batch, ask: Ask, cuda: bool) -> list[str]:
     """Shell lines before the worker begins. The clock first: modules may take minutes to load."""
-    libraries = ("OMP", "MKL", "OPENBLAS")
+    # As dask reads its configuration from the environment.
+    settings = {f"DASK_{k.replace('.', '__').upper()}": v for k, v in NO_SPILL.items()}
     lines = [
         "export SURVEY_GAMPEN_BEGAN=`date +%s`",  # HTCondor has its own ideas about $( )
         f"export SURVEY_GAMPEN_WALLTIME={ask.walltime or ''}",
         f"export SURVEY_GAMPEN_PROCESSES={ask.processes}",
-        *(f"export {library}_NUM_THREADS={ask.threads}" for library in libraries),
-        "export MALLOC_TRIM_THRESHOLD_=65536",
-        # Spilling has nothing to spill: results are small reports.
-        "export DASK_DISTRIBUTED__WORKER__MEMORY__TARGET=False",
-        "export DASK_DISTRIBUTED__WORKER__MEMORY__SPILL=False",
-        "export DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE=False",
+        *(f"export {k}={v}" for k, v in (process_environment(ask.threads) | settings).items()),
     ]
     if ask.gpus:
         lines.append(f"export SURVEY_GAMPEN_GPU={'cuda' if cuda else 'any'}")

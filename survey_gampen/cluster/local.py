@@ -15,21 +15,24 @@ from survey_gampen.cluster.gpu import visible
 from survey_gampen.cluster.profile import Profile
 from survey_gampen.errors import InputError, OutsideFault
 
+#: What workers must not do with memory: there is nothing to spill, results are small reports.
+NO_SPILL = {f"distributed.worker.memory.{what}": False for what in ("target", "spill", "pause")}
 _LOOPBACK = "127.0.0.1"
 _PAGE = "survey_gampen.cluster.page"
 
 
 def worker_settings(profile: Profile) -> dict[str, Any]:
     """Dask's configuration for workers that are started from here."""
-    threads = {f"{lib}_NUM_THREADS": profile.threads for lib in ("OMP", "MKL", "OPENBLAS")}
-    return {
+    return NO_SPILL | {
         "distributed.worker.daemon": True,
-        # Spilling has nothing to spill: results are small reports.
-        "distributed.worker.memory.target": False,
-        "distributed.worker.memory.spill": False,
-        "distributed.worker.memory.pause": False,
-        "distributed.nanny.pre-spawn-environ": {"MALLOC_TRIM_THRESHOLD_": 65536, **threads},
+        "distributed.nanny.pre-spawn-environ": process_environment(profile.threads),
     }
+
+
+def process_environment(threads: int) -> dict[str, int]:
+    """Environment of a worker process whose network uses so many cores."""
+    libraries = {f"{name}_NUM_THREADS": threads for name in ("OMP", "MKL", "OPENBLAS")}
+    return {"MALLOC_TRIM_THRESHOLD_": 65536} | libraries
 
 
 def scheduler(profile: Profile, security: Security, host: str | None = _LOOPBACK) -> dict[str, Any]:
