@@ -39,7 +39,8 @@ def step(sky: Sky, out: Path, *more: str) -> list[str]:
 def test_a_step_ends_where_its_client_can_do_nothing(
     slurm: Slurm, sky: Sky, tmp_path: Path
 ) -> None:
-    words = step(sky, tmp_path / "run", "--band", "moon")
+    (tmp_path / "empty").mkdir()
+    words = step(sky, tmp_path / "run", "--images", str(tmp_path / "empty"))
     begun = time.monotonic()
     done = call(words)
     assert done.returncode == 2

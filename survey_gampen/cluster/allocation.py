@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import logging
 import os
 import shutil
 import sys
@@ -35,6 +36,8 @@ _CLIENT = 1
 #: Until the others of a step are there, and until a client that shows no sign of life counts as
 #: gone [s].
 _PATIENCE, _GONE = 300.0, 60.0
+#: How long a task that begins late is waited for at the end [s].
+_LATE = 30.0
 _PREFIX = "allocation-"
 #: In the folder where they meet: the client is through.
 _OVER = "over"
@@ -134,16 +137,21 @@ def _dismiss(place: Path) -> None:
 @contextlib.contextmanager
 def _meeting_place(place: Path) -> Iterator[Security]:
     """Certificates in a folder that is there, whole, from one moment to the next."""
-    place.parent.mkdir(parents=True, exist_ok=True)
     making = place.with_name(f".{place.name}")
-    shutil.rmtree(making, ignore_errors=True)
-    making.mkdir(mode=0o700)
+    while True:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # the client tidies up after a failure
+            making.mkdir(mode=0o700)
+            break
     certificates.write(making)
     making.rename(place)
     try:
         yield certificates.read(place)
     finally:
         shutil.rmtree(place, ignore_errors=True)
+        with contextlib.suppress(OSError):  # only while nothing else is in them
+            place.parent.rmdir()
+            place.parent.parent.rmdir()
 
 
 def _security(place: Path) -> Security:
@@ -173,16 +181,27 @@ def _be(profile: Profile, security: Security, place: Path, run: RunDir) -> None:
         "local_directory": profile.scratch,
         "preload": ["survey_gampen.cluster.worker"],
     }
+    if profile.interface:
+        options["interface"] = profile.interface
+    # All tasks share one terminal.
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+    os.environ["DASK_LOGGING__DISTRIBUTED"] = "error"
     where = dict(scheduler(profile, security, host=None)["options"])
-    # The runner ends by sending itself an interrupt.
-    with dask.config.set(worker_settings(profile)), contextlib.suppress(KeyboardInterrupt):
-        _Runner(
-            run,
-            scheduler_file=str(place / "scheduler.json"),
-            scheduler_options=where,
-            worker_class="distributed.Nanny",
-            worker_options=options,
-        )
+    try:
+        with dask.config.set(worker_settings(profile)):
+            _Runner(
+                run,
+                scheduler_file=str(place / "scheduler.json"),
+                scheduler_options=where,
+                worker_class="distributed.Nanny",
+                worker_options=options,
+            )
+    except KeyboardInterrupt:  # which the runner sends itself when all is over
+        pass
+    except (RuntimeError, OSError) as error:
+        if place.is_dir() and not (place / _OVER).exists():
+            reason = " ".join(str(error.__cause__ or error).split())
+            raise OutsideFault(f"a task of this step did not start: {reason}") from error
 
 
 class _Runner(module("slurm").SLURMRunner):  # type: ignore[misc]
@@ -202,6 +221,9 @@ class _Runner(module("slurm").SLURMRunner):  # type: ignore[misc]
             if _connections(scheduler) or holder_of(self._run) is not None:
                 end = time.monotonic() + _GONE
             await asyncio.sleep(1.0)
+        late = time.monotonic() + _LATE
+        while len(scheduler.workers) < self.n_workers and time.monotonic() < late:
+            await asyncio.sleep(0.2)  # who comes after the end would wait for a beginning
         await scheduler.close(reason="the client has gone")
 
 

@@ -107,10 +107,12 @@ class Cluster:
         link = self.client.dashboard_link
         if not link:
             return []
-        port = urlsplit(link).port
-        host = socket.gethostname()
+        port, host = urlsplit(link).port, socket.gethostname()
+        if self.profile.kind == "allocation":  # the scheduler is another task, on another node
+            host = str(urlsplit(self.client.scheduler.address).hostname)
+        here = f"http://127.0.0.1:{port}"
         return [
-            f"dashboard: {link}, this run: http://127.0.0.1:{port}/survey-gampen",
+            f"dashboard: {here}/status, this run: {here}/survey-gampen",
             f"  from another machine: ssh -N -L {port}:127.0.0.1:{port} {getpass.getuser()}@{host}",
         ]
 

@@ -77,10 +77,12 @@ def all_or_nothing(run: RunDir, claim: Claim) -> Iterator[None]:
         if claim.is_held() and not run.run_toml.exists():
             clear_plan(run)
             begun = [run.cache, run.staging_root, run.claims]
-            if not run.driver_script.exists():  # the job that runs this very script goes on with it
-                begun.append(run.cluster)
+            if not run.driver_script.exists():
+                begun.append(run.job_logs)
             for path in begun:
                 shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):  # what others still need there stays
+                run.cluster.rmdir()
 
 
 def clear_plan(run: RunDir) -> None:
