@@ -180,3 +180,23 @@ def test_ranks_go_to_the_workers_that_last_longest() -> None:
         "tls://d": worker(900.0, INFER=0),
     }
     assert gang._longest_lived(workers, "INFER") == ["tls://c", "tls://b", "tls://a"]
+
+
+def test_a_rank_whose_end_is_told_twice(
+    two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that has gone is seen by who is there, and by Dask's word of its task, in turn."""
+
+    def rank(ranks: Ranks, *_: object) -> None:
+        time.sleep(2.0 if ranks.first else 5.0)
+        raise OSError("the peer has gone")
+
+    monkeypatch.setattr(gang, "_rank", rank)
+    with start(load_profile(str(two)), tmp_path, lambda _: None) as cluster:
+        there, told = cluster.client.nthreads, iter([1])  # all but the worker of the first rank
+        monkeypatch.setattr(
+            cluster.client, "nthreads", lambda: dict(list(there().items())[next(told, 0) :])
+        )
+        order = Order("survey", "", "", None, {})
+        with pytest.raises(WorkerLost, match="died"):
+            gang._gang(cluster, order, 2, threads=1)

@@ -10,7 +10,7 @@ import pytest
 
 from survey_gampen.cli import main
 from survey_gampen.cluster import load as profiles
-from survey_gampen.cluster.driver import script
+from survey_gampen.cluster.driver import check, script
 from survey_gampen.cluster.jobs import make_job, resources
 from survey_gampen.cluster.load import known, load_profile
 from survey_gampen.cluster.profile import BATCH, Profile
@@ -159,7 +159,7 @@ def test_the_driver_is_small_and_submits_itself(kind: str, tmp_path: Path) -> No
 def test_where_a_driver_makes_no_sense() -> None:
     for name in ("local", "htcondor"):
         with pytest.raises(InputError, match="a driver can't be submitted"):
-            script(load_profile(name), [], RunDir(Path()))
+            check(load_profile(name), RunDir(Path()))
 
 
 def test_cutters_are_jobs_of_their_own(tmp_path: Path) -> None:

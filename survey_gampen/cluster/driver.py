@@ -87,6 +87,29 @@ exit 75
 """
 
 
+def check(profile: Profile, run: RunDir) -> None:
+    """See whether a driver can be submitted from here, before anything is written.
+
+    Raises
+    ------
+    InputError
+        If the profile's batch system can't do that, or is not here.
+    """
+    if profile.batch is None or profile.kind == "htcondor":  # whose scripts hold no shell
+        can = (kind for kind in SUBMIT if kind != "htcondor")
+        raise InputError(
+            f"a driver can't be submitted with a profile of kind {profile.kind}: choose one of"
+            f" {', '.join(can)}, or type run where jobs are submitted"
+        )
+    no_space(run.root)
+    command = SUBMIT[profile.kind].split()[0]
+    if not shutil.which(command):
+        raise InputError(
+            f"there is no {command} on this machine: type it where jobs are submitted, or choose"
+            " another --cluster"
+        )
+
+
 def script(profile: Profile, words: Sequence[str], run: RunDir) -> tuple[Job, str]:
     """Return the job of a driver, and its whole script.
 
@@ -97,19 +120,8 @@ def script(profile: Profile, words: Sequence[str], run: RunDir) -> tuple[Job, st
     words : sequence of str
         Arguments of ``survey-gampen run``.
     run : RunDir
-
-    Raises
-    ------
-    InputError
-        If the profile's batch system can't do that.
     """
-    if profile.batch is None or profile.kind == "htcondor":  # whose scripts hold no shell
-        can = (kind for kind in SUBMIT if kind != "htcondor")
-        raise InputError(
-            f"a driver can't be submitted with a profile of kind {profile.kind}: choose one of"
-            f" {', '.join(can)}, or type run where jobs are submitted"
-        )
-    no_space(run.root)
+    assert profile.batch is not None
     batch = profile.batch
     named = replace(profile, batch=replace(batch, name=f"{batch.name}-driver"))
     job = make_job(named, batch.driver, {}, logs=run.job_logs)
@@ -149,19 +161,15 @@ def submit(profile: Profile, words: Sequence[str], run: RunDir) -> str:
     OutsideFault
         If it can't be asked.
     """
-    job, text = script(profile, words, run)
-    command = _submission(profile, run)
-    if not shutil.which(command.split()[0]):
-        raise InputError(
-            f"there is no {command.split()[0]} on this machine: type it where jobs are submitted,"
-            " or choose another --cluster"
-        )
+    check(profile, run)
     first = not run.cluster.exists()
     run.job_logs.mkdir(parents=True, exist_ok=True)
     try:
+        job, text = script(profile, words, run)
         run.driver_script.write_text(text)
         run.driver_script.chmod(0o700)
-        said = hand_over(job, "the driver", job._call([command], shell=True), profile)
+        submission = job._call([_submission(profile, run)], shell=True)
+        said = hand_over(job, "the driver", submission, profile)
         number = str(job._job_id_from_submit_output(said))
     except (GampenError, OSError, ValueError):
         if first:

@@ -115,7 +115,7 @@ def submit(settings: Settings, words: Sequence[str]) -> str:
         if holder := holder_of(run_dir):
             raise InputError(f"{run_dir.root} is in use by {holder[0]}; wait until it has finished")
         with commit.outside_faults(run_dir.root):
-            driver.script(profile, words, run_dir)
+            driver.check(profile, run_dir)
             planned = run_dir.run_toml.exists()
             try:
                 inputs = setup.open_inputs(settings, run_dir)

@@ -129,10 +129,11 @@ def _gang(cluster: Cluster, order: Order, ranks: int, threads: int) -> None:
         while running and time.monotonic() < patience:
             with contextlib.suppress(queue.Empty):
                 future = ended.get(timeout=1.0)
-                del running[future]
-                told = outcome(future)
-                if isinstance(told, BaseException):
-                    errors.append(told)
+                # Of one whose worker was seen to be gone, Dask may tell as well, and later.
+                if running.pop(future, None) is not None:
+                    told = outcome(future)
+                    if isinstance(told, BaseException):
+                        errors.append(told)
             # A task tied to a worker that has died waits for it, and never ends.
             there = client.nthreads()
             for future in [f for f, worker in running.items() if worker not in there]:
