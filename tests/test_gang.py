@@ -18,7 +18,9 @@ import pytest
 import yaml
 from safetensors import safe_open
 
-from survey_gampen.errors import InputError
+from survey_gampen.cluster.load import load_profile
+from survey_gampen.cluster.start import start
+from survey_gampen.errors import InputError, WorkerLost
 from survey_gampen.training import gang, train
 from survey_gampen.training.parts import PartsSet
 from survey_gampen.training.ranks import Ranks
@@ -191,12 +193,22 @@ def test_a_rank_whose_end_is_told_twice(
         time.sleep(2.0 if ranks.first else 5.0)
         raise OSError("the peer has gone")
 
+    found, gone = gang._workers, set[str]()
+
+    def workers(*args: Any) -> list[str]:
+        addresses = found(*args)
+        gone.add(addresses[0])
+        return addresses
+
     monkeypatch.setattr(gang, "_rank", rank)
+    monkeypatch.setattr(gang, "_workers", workers)
     with start(load_profile(str(two)), tmp_path, lambda _: None) as cluster:
-        there, told = cluster.client.nthreads, iter([1])  # all but the worker of the first rank
+        there = cluster.client.nthreads
         monkeypatch.setattr(
-            cluster.client, "nthreads", lambda: dict(list(there().items())[next(told, 0) :])
+            cluster.client,
+            "nthreads",
+            lambda: {address: n for address, n in there().items() if address not in gone},
         )
-        order = Order("survey", "", "", None, {})
+        order: Any = None
         with pytest.raises(WorkerLost, match="died"):
             gang._gang(cluster, order, 2, threads=1)
