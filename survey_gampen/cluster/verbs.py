@@ -154,7 +154,7 @@ def about_here() -> dict[str, Any]:
             versions[package] = "none"
     return {
         "host": socket.gethostname(),
-        "cores": f"{len(os.sched_getaffinity(0))} usable, {platform.processor() or '?'}",
+        "cores": f"{len(os.sched_getaffinity(0))} usable, {platform.processor() or platform.machine()}",
         "memory": f"{format_bytes(psutil.virtual_memory().available)} free of the machine's",
         "python": f"{platform.python_version()}, {sys.executable}",
         "gpu": _gpu(),

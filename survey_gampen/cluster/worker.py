@@ -14,6 +14,7 @@ A worker that can't be what it was promised joins without any slot, says why, an
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -51,6 +52,8 @@ async def dask_setup(worker: Worker) -> None:
     # The terminal sends its interrupt to all processes of the run. The client ends the workers
     # itself, in order, and one that died first would look like one that was lost.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A nanny that has gone first is the end of a run, not a fault that deserves a traceback.
+    logging.getLogger("distributed.nanny").addFilter(_not_of_the_nanny)
     try:
         if promised := os.environ.get("SURVEY_GAMPEN_GPU"):
             hold_gpu(place=_place(str(worker.name)), cuda=promised == "cuda")
@@ -109,6 +112,10 @@ def metrics(worker: Worker | None = None) -> dict[str, float]:
     if (ends := job_ends()) is not None:
         found["job_seconds_left"] = max(0.0, ends - time.time())
     return found | gpu_metrics()
+
+
+def _not_of_the_nanny(record: logging.LogRecord) -> bool:
+    return "died unexpectedly" not in record.getMessage()
 
 
 def _place(name: str) -> int:
