@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from survey_gampen.cluster.crew import DaskCrew
 from survey_gampen.cluster.load import cores, load_profile
-from survey_gampen.cluster.profile import Profile
+from survey_gampen.cluster.profile import Profile, without_cutters
 from survey_gampen.cluster.start import start
 from survey_gampen.errors import InputError, OutsideFault, WorkerLeaving, WorkerLost
 from survey_gampen.run.words import say
@@ -36,12 +36,15 @@ def profile_for_tasks(name: str, workers: int | None = None) -> Profile:
     profile = load_profile(name, workers=workers)
     if profile.kind == "allocation":
         raise InputError("cluster profile allocation is for run and resume: choose another")
-    return profile
+    return without_cutters(profile)  # who would idle: no task here is a cutting
 
 
 def one_a_core(name: str, workers: int | None = None) -> Profile:
-    """A cluster profile with `workers` workers, or one a core, where it says ``auto``."""
-    return profile_for_tasks(name, workers or cores())
+    """A cluster profile with `workers` workers where it says ``auto``; on this machine one a core
+    unless given."""
+    profile = profile_for_tasks(name, workers)
+    on_this_machine = profile.batch is None
+    return profile_for_tasks(name, cores()) if on_this_machine and not workers else profile
 
 
 def compute(
@@ -76,6 +79,7 @@ def compute(
     if not todo:
         return
     waiting, running = deque(range(len(todo))), dict[str, int]()
+    since: dict[str, float] = {}
     begun, losses = Counter[int](), Counter[int]()
     with start(profile, folder, say) as cluster, _Count(len(todo), what) as count:
         crew = DaskCrew(cluster)
@@ -85,12 +89,13 @@ def compute(
                 number = waiting.popleft()
                 begun[number] += 1
                 key = f"{function.__name__.replace('_', '-')}-{number}-{begun[number]}"
-                running[key] = number
+                running[key], since[key] = number, time.monotonic()
                 crew.submit(key, _SLOT, _timed, function, *todo[number])
             crew.more_work(bool(waiting))
             for key, outcome in crew.finished(timeout=0.5):
                 number = running.pop(key)
-                if isinstance(outcome, WorkerLost):
+                seconds = time.monotonic() - since.pop(key)
+                if isinstance(outcome, WorkerLost) and not _by_walltime(profile, seconds):
                     losses[number] += 1
                     if losses[number] == TRIES:
                         raise OutsideFault(
@@ -103,6 +108,14 @@ def compute(
                     raise outcome
                 else:
                     count.one()
+
+
+def _by_walltime(profile: Profile, seconds: float) -> bool:
+    """Whether a call that was lost after so long was ended by its job, and not by itself.
+
+    It has come some way by then, and goes on from there.
+    """
+    return profile.walltime is not None and seconds > profile.walltime / 2
 
 
 def _timed(

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from slurmdev import until
 
 from survey_gampen.cluster.crew import DaskCrew
 from survey_gampen.cluster.load import MOST_THREADS, cores, load_profile
 from survey_gampen.cluster.start import start
-from survey_gampen.errors import InputError, UnreadableFile, WorkerLost
+from survey_gampen.errors import InputError, OutsideFault, UnreadableFile, WorkerLost
 from survey_gampen.paths import data_dir
+from survey_gampen.pool import one_a_core
 
 
 def test_the_cores_are_used_once() -> None:
@@ -109,3 +112,30 @@ def test_what_happens_to_tasks_is_told(tmp_path: Path) -> None:
         second = outcome(crew, "d", tell_pid)  # begun when no worker was there
         assert first != second
         assert all(line.find("127.0.0.1") > 0 for line in cluster.dashboard_lines())
+
+
+def test_tasks_get_no_cutters_and_jobs_not_one_a_core(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("kind: slurm\ncutters: {workers: 2}\n")
+    profile = one_a_core(str(own))
+    assert profile.batch is not None
+    assert profile.batch.cutters is None
+    assert profile.workers == 1  # auto: one job's, whatever the login node has
+    assert one_a_core(str(own), workers=3).workers == 3
+    assert one_a_core("local").workers == cores()
+
+
+def test_workers_that_are_refused_are_told_of_and_end_the_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU that torch can't use, say: the reason is said, and nobody waits for a minute."""
+    own = tmp_path / "own.yaml"
+    own.write_text("kind: local\ngpus: 1\nworkers: 1\nmemory: 0\ndashboard_port: 0\n")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    said: list[str] = []
+    with start(load_profile(own), say=said.append) as cluster:
+        until(lambda: bool(said), 40)
+        time.sleep(1.1)  # it looks once a second
+        with pytest.raises(OutsideFault, match="no worker can be used: .*torch can't use it"):
+            cluster.check()
+    assert any("leaves" in line and "torch can't use it" in line for line in said)

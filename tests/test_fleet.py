@@ -12,6 +12,7 @@ import pytest
 from slurmdev import until
 
 from survey_gampen.cluster import fleet as fleets
+from survey_gampen.cluster import posted
 from survey_gampen.cluster.fleet import Fleet
 from survey_gampen.cluster.load import load_profile
 from survey_gampen.cluster.posted import Posted
@@ -28,7 +29,9 @@ FAILED = Word(State.ENDED, "FAILED, exit code 7:0")
 class World:
     """A batch system, a scheduler and workers."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, spec: str = "slurm:workers=2"
+    ) -> None:
         self.folder = folder
         self.jobs: dict[str, Word] = {}
         self.first, self.refuses = WAITS, 0
@@ -51,7 +54,7 @@ class World:
         monkeypatch.setattr(
             fleets, "cancel", lambda jobs: self.cancelled.extend(j.id for j in jobs)
         )
-        profile = load_profile("slurm:workers=2,interface=lo")
+        profile = load_profile(f"{spec},interface=lo")
         self.fleet = Fleet(profile, client, None, folder, self.said.append)  # type: ignore[arg-type]
 
     def _post(self, name: str, job: Any, ask: Any, profile: Any) -> Posted:
@@ -179,3 +182,43 @@ def test_a_batch_system_that_is_away_is_tried_again(world: World) -> None:
 def test_what_jobs_wait_for_can_be_asked(world: World) -> None:
     world.fleet.begin()
     assert all("PENDING (Priority)" in line for line in world.fleet.states())
+
+
+@pytest.fixture
+def two_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Job 1 infers, job 2 cuts."""
+    own = tmp_path / "own.yaml"
+    own.write_text("kind: slurm\npatience: 1\ncutters: {workers: 1, threads: 1}\n")
+    made = World(tmp_path, monkeypatch, f"{own}:workers=1")
+    yield made
+    made.fleet.end()
+
+
+def test_a_kind_that_waits_is_told_of_while_the_other_works(two_kinds: World) -> None:
+    two_kinds.fleet.begin()
+    two_kinds.comes(2)
+    two_kinds.hears("no inferring worker yet: job 1 for 1 s: PENDING (Priority)")
+    assert not any("cutting" in line for line in two_kinds.said)
+
+
+def test_a_kind_whose_jobs_fail_ends_the_run_while_the_other_works(two_kinds: World) -> None:
+    two_kinds.first = FAILED
+    two_kinds.fleet.begin()
+    two_kinds.comes(2)
+    with pytest.raises(OutsideFault, match="2 jobs ended and no inferring worker came of them"):
+        two_kinds.ends()
+
+
+def test_jobs_of_which_nobody_knows_whether_they_are_cancelled_are_named(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleets, "cancel", posted.cancel)
+    world.fleet.begin()
+
+    async def silent(words: list[str]) -> None:
+        raise TimeoutError("no answer")
+
+    for job in world.fleet._posted.values():
+        monkeypatch.setattr(job.job, "_call", silent)
+    world.fleet.end()
+    assert "still be there, look at them: 1, 2 (TimeoutError: no answer)" in world.said[-1]

@@ -22,6 +22,7 @@ from survey_gampen.cluster.load import load_profile
 from survey_gampen.cluster.start import start
 from survey_gampen.errors import InputError, WorkerLost
 from survey_gampen.training import gang, train
+from survey_gampen.training.gang import _open_store
 from survey_gampen.training.parts import PartsSet
 from survey_gampen.training.ranks import Ranks
 from tests.smallsim import make_init
@@ -212,3 +213,10 @@ def test_a_rank_whose_end_is_told_twice(
         order: Any = None
         with pytest.raises(WorkerLost, match="died"):
             gang._gang(cluster, order, 2, threads=1)
+
+
+def test_the_ranks_meet_on_one_address_only() -> None:
+    store = _open_store("127.0.0.1", 1)
+    store.set("here", "1")
+    mine = [c for c in psutil.Process().net_connections("tcp") if c.laddr.port == store.port]
+    assert {c.laddr.ip for c in mine if c.status == psutil.CONN_LISTEN} == {"127.0.0.1"}

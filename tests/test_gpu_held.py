@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +53,22 @@ def test_two_workers_with_one_gpu(locks: Path, monkeypatch: pytest.MonkeyPatch) 
         other.wait()
     monkeypatch.setenv("SLURMD_NODENAME", "node1")
     assert gpu.hold_gpu(cuda=False) == "node1-0"
+
+
+def test_a_strict_umask_shuts_nobody_out(locks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes next, perhaps another user, must be able to see whether it is held."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    before = os.umask(0o077)
+    try:
+        gpu.hold_gpu(cuda=False)
+    finally:
+        os.umask(before)
+    (lock,) = locks.iterdir()
+    assert lock.stat().st_mode & 0o777 == 0o644
+
+
+def test_who_cannot_look_leaves(locks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(gpu, "_LOCKS", locks / "gone")
+    with pytest.raises(UnfitWorker, match="it can't see who holds GPU node1-0: .*No such file"):
+        gpu.hold_gpu(cuda=False)

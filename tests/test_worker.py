@@ -61,13 +61,22 @@ def test_without_a_walltime_there_is_always_time(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("rank", "size", "told"),
-    [(None, None, "inside an allocation of Slurm"), ("0", "2", "3 or more")],
+    ("rank", "size", "step", "told"),
+    [
+        (None, None, None, "in the tasks of a step of Slurm: type srun"),
+        ("0", "6", None, "in the tasks of a step of Slurm: type srun"),  # a batch script
+        ("0", "2", "0", "3 or more"),
+    ],
 )
 def test_an_allocation_that_is_none(
-    rank: str | None, size: str | None, told: str, monkeypatch: pytest.MonkeyPatch
+    rank: str | None,
+    size: str | None,
+    step: str | None,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for key, value in (("SLURM_PROCID", rank), ("SLURM_NTASKS", size)):
+    given = {"SLURM_PROCID": rank, "SLURM_NTASKS": size, "SLURM_STEP_ID": step}
+    for key, value in given.items():
         if value is None:
             monkeypatch.delenv(key, raising=False)
         else:
@@ -78,6 +87,7 @@ def test_an_allocation_that_is_none(
 
 def test_one_of_the_ranks_is_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
     found = []
     for rank in range(4):
         monkeypatch.setenv("SLURM_PROCID", str(rank))

@@ -75,10 +75,13 @@ def is_client() -> bool:
         If this is no step of Slurm, or one of too few tasks.
     """
     try:
+        # A batch script has the first two as well: as rank 0 of tasks that nobody started.
         rank, size = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
+        os.environ["SLURM_STEP_ID"]
     except KeyError:
         raise InputError(
-            "cluster profile allocation works inside an allocation of Slurm: srun survey-gampen ..."
+            "cluster profile allocation works in the tasks of a step of Slurm: type srun before the"
+            " command, in the job's script too"
         ) from None
     if size < 3:
         raise InputError(

@@ -65,7 +65,7 @@ if [ $code = 2 ] && [ -z "$asked" ] && [ "$(grep -c ' begins on ' "$log")" -gt 1
   [ -n "$asked" ] || run_client
 fi
 [ $code -lt 128 ] || code=75  # it was killed
-[ $code = 75 ] || {{ note "is done, exit code $code"; exit $code; }}
+[ $code = 75 ] || {{ note "is done, exit code $code"; rm -f "$log.tries"; exit $code; }}
 [ "$asked" != cancelled ] || {{ note "was cancelled: submit the same again to go on"; exit 75; }}
 
 # 75 where nobody asked for it, for a full disk, say: three times in a row is enough.

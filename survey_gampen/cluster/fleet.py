@@ -9,16 +9,17 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from distributed import Client, Security
 
 from survey_gampen.cluster import words
 from survey_gampen.cluster.jobs import kinds, make_job
+from survey_gampen.cluster.kind import Kind
 from survey_gampen.cluster.posted import PATIENCE, Posted, cancel, post
 from survey_gampen.cluster.present import workers_of
-from survey_gampen.cluster.profile import Ask, Profile
+from survey_gampen.cluster.profile import Profile
 from survey_gampen.cluster.words import State, Word
 from survey_gampen.cluster.worker import LEAVING, REFUSED
 from survey_gampen.errors import GampenError, InputError, OutsideFault
@@ -66,13 +67,13 @@ class Fleet:
         self._profile, self._batch = profile, profile.batch
         self._client, self._security, self._logs, self._say = client, security, logs, say
         self._posted: dict[str, Posted] = {}
-        self._count = self._stillborn = self._fruitless = 0
-        self._longest_wait = 0.0
+        self._kinds = [Kind(ask, slots) for ask, slots in kinds(profile.batch)]
+        self._count = self._fruitless = 0
         self._error: GampenError | None = None
         self._more_work = True
-        self._retry = self._asked = 0.0
+        self._asked = 0.0
         self._stop = threading.Event()
-        self._last_worker = self._last_submitted = self._told = self._heard = time.monotonic()
+        self._heard = time.monotonic()
         self._thread = threading.Thread(target=self._look_after, name="fleet", daemon=True)
         client.subscribe_topic(LEAVING, self._hear_leaving)
         client.subscribe_topic(REFUSED, self._hear_refused)
@@ -85,9 +86,9 @@ class Fleet:
         InputError
             If the batch system refuses them; holds its own words.
         """
-        for ask, slots in kinds(self._batch):
-            for _ in range(ask.jobs):
-                self._submit(ask, slots)
+        for kind in self._kinds:
+            for _ in range(kind.ask.jobs):
+                self._submit(kind)
         n = len(self._posted)
         ids = ", ".join(posted.id for posted in self._posted.values())
         self._say(f"{n} {self._profile.kind} job{'s' * (n > 1)} submitted: {ids}")
@@ -105,7 +106,10 @@ class Fleet:
 
     def states(self) -> list[str]:
         """Return a line a job: how long ago it was submitted, and what is said of it."""
-        jobs, now = list(self._posted.values()), time.monotonic()
+        return self._states(list(self._posted.values()))
+
+    def _states(self, jobs: Iterable[Posted]) -> list[str]:
+        jobs, now = list(jobs), time.monotonic()
         with contextlib.suppress(OSError):
             found = words.of_jobs(self._profile.kind, [p.id for p in jobs if p.word is None])
             for posted in jobs:
@@ -121,24 +125,25 @@ class Fleet:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=PATIENCE)
-        cancel(self._posted.values())
+        if unsure := cancel(self._posted.values()):
+            self._say(f"these jobs may still be there, look at them: {unsure}")
 
-    def _submit(self, ask: Ask, slots: dict[str, int]) -> Posted:
+    def _submit(self, kind: Kind) -> Posted:
         self._count += 1
         # The shell's own number behind it: a job that is queued again must not find its name taken
         # by a worker of its first life, which may go on where its node was only thought lost.
         name = f"{self._batch.name}-{self._count}"
         job = make_job(
             self._profile,
-            ask,
-            slots,
+            kind.ask,
+            kind.slots,
             name=f"{name}-$$",
             scheduler=self._client.scheduler.address,
             security=self._security,
             logs=self._logs,
         )
-        self._posted[name] = posted = post(name, job, ask, self._profile)
-        self._last_submitted = posted.since
+        self._posted[name] = posted = post(name, job, kind.ask, self._profile)
+        kind.last_submitted = posted.since
         return posted
 
     def _look_after(self) -> None:
@@ -169,12 +174,14 @@ class Fleet:
         workers = workers_of(self._client).values()
         # One without slots was refused, or takes no more.
         here = {str(w["name"]) for w in workers if any(w["resources"].values())}
-        if here:
-            self._last_worker = time.monotonic()
         for posted in self._posted.values():
-            if posted.began is None and any(n.startswith(f"{posted.name}-") for n in here):
-                posted.began, self._stillborn = time.monotonic(), 0
-                self._longest_wait = max(self._longest_wait, posted.began - posted.since)
+            if not any(name.startswith(f"{posted.name}-") for name in here):
+                continue
+            kind, now = self._kind(posted), time.monotonic()
+            kind.last_worker = now
+            if posted.began is None:
+                posted.began, kind.stillborn = now, 0
+                kind.longest_wait = max(kind.longest_wait, now - posted.since)
 
     def _ask(self) -> None:
         if time.monotonic() - self._asked < _ASK:
@@ -198,11 +205,11 @@ class Fleet:
     def _never(self, posted: Posted, word: Word) -> None:
         """What to do about a job that will not begin: others may be at work."""
         told = f"job {posted.id} will never begin: {word.text}"
-        alike = [p.word for p in self._posted.values() if p.ask is posted.ask]
-        if not all(other and other.hopeless for other in alike):
+        kind = self._kind(posted)
+        if not all(other.word and other.word.hopeless for other in self._of_kind(kind)):
             self._say(f"{told}; the others go on")
             return
-        fault = OutsideFault if self._longest_wait else InputError  # such jobs began, or never did
+        fault = OutsideFault if kind.longest_wait else InputError  # such jobs began, or never did
         raise fault(f"{told}; put profile {self._profile.path} right")
 
     def _ended(self, posted: Posted, word: Word) -> None:
@@ -211,47 +218,54 @@ class Fleet:
         self._say(f"job {posted.id} ended: {word.text}{where}")
         if posted.began is not None:
             return
-        self._stillborn += 1
-        now = time.monotonic()
-        self._retry = now + _AGAIN * self._stillborn
+        kind, now = self._kind(posted), time.monotonic()
+        kind.stillborn += 1
+        kind.retry = now + _AGAIN * kind.stillborn
         tail = posted.refused or posted.tail(self._logs)
         if tail:
             self._say(f"job {posted.id} said: {tail}")
-        if self._stillborn >= _STILLBORN and now - self._last_worker > _ALONE:
+        if kind.stillborn >= _STILLBORN and now - kind.last_worker > _ALONE:
             raise OutsideFault(
-                f"{self._stillborn} jobs ended and no worker came of them; the last, {posted.id},"
-                f" {word.text}: {tail or 'it printed nothing'}"
+                f"{kind.stillborn} jobs ended and no {kind.noun} came of them; the last,"
+                f" {posted.id}, {word.text}: {tail or 'it printed nothing'}"
             )
 
     def _replace(self) -> None:
         """Submit jobs for those that are gone or about to go."""
-        now = time.monotonic()
-        if not self._more_work or now < self._retry:
-            return
-        for ask, slots in kinds(self._batch):
+        for kind in self._kinds:
+            if not self._more_work or time.monotonic() < kind.retry:
+                continue
             # As early as jobs wait in the queue, so that one begins when the other ends.
-            lead = min(self._longest_wait, (ask.walltime or 0) / 4)
-            staying = [p for p in self._posted.values() if p.ask is ask and not p.goes(lead)]
-            for _ in range(ask.jobs - len(staying)):
-                try:
-                    newest = self._submit(ask, slots)
-                except GampenError as error:
-                    # It took such a job before: more likely it is out of order than wrong.
-                    self._retry = now + _AGAIN
-                    if now - max(self._last_worker, self._last_submitted) > _HOPELESS:
-                        raise OutsideFault(str(error)) from error
-                    self._say(f"{error}: tried again in {_AGAIN:.0f} s")
-                    return
-                self._say(f"job {newest.id} submitted in place of one that has ended or will soon")
+            lead = min(kind.longest_wait, (kind.ask.walltime or 0) / 4)
+            staying = [p for p in self._of_kind(kind) if not p.goes(lead)]
+            for _ in range(kind.ask.jobs - len(staying)):
+                if not self._submitted_again(kind):
+                    break
+
+    def _submitted_again(self, kind: Kind) -> bool:
+        """Submit one job more; a refusal is borne with for a while."""
+        now = time.monotonic()
+        try:
+            newest = self._submit(kind)
+        except GampenError as error:
+            # It took such a job before: more likely it is out of order than wrong.
+            kind.retry = now + _AGAIN
+            if now - max(kind.last_worker, kind.last_submitted) > _HOPELESS:
+                raise OutsideFault(str(error)) from error
+            self._say(f"{error}: tried again in {_AGAIN:.0f} s")
+            return False
+        self._say(f"job {newest.id} submitted in place of one that has ended or will soon")
+        return True
 
     def _tell(self) -> None:
-        """While no worker is there, say what the jobs wait for."""
-        now = time.monotonic()
-        if now - max(self._last_worker, self._told) < self._batch.patience:
-            return
-        self._told = now
-        for line in self.states():
-            self._say(f"no worker yet: {line}")
+        """While no worker of a kind is there, say what its jobs wait for."""
+        for kind in self._kinds:
+            now = time.monotonic()
+            if now - max(kind.last_worker, kind.told) < self._batch.patience:
+                continue
+            kind.told = now
+            for line in self._states(self._of_kind(kind)):
+                self._say(f"no {kind.noun} yet: {line}")
 
     def _hear_leaving(self, event: tuple[float, tuple[str, str, bool]]) -> None:
         name, why, late = event[1]
@@ -271,6 +285,12 @@ class Fleet:
         self._say(f"worker {name} leaves: {why}")
         if posted := self._of(name):
             posted.refused = why
+
+    def _kind(self, posted: Posted) -> Kind:
+        return next(kind for kind in self._kinds if kind.ask is posted.ask)
+
+    def _of_kind(self, kind: Kind) -> list[Posted]:
+        return [posted for posted in self._posted.values() if posted.ask is kind.ask]
 
     def _of(self, worker: str) -> Posted | None:
         posted = list(self._posted.values())  # another thread adds to them

@@ -92,15 +92,23 @@ def _node() -> str:
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
+def _opened(path: Path) -> int:
+    # Before it is created: a sticky folder lets nobody create over what another user owns.
+    with suppress(FileNotFoundError):
+        return os.open(path, os.O_RDONLY)
+    with suppress(FileExistsError):
+        made = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL)
+        os.fchmod(made, 0o644)  # whatever the umask: other users must be able to look
+        os.close(made)
+    return os.open(path, os.O_RDONLY)
+
+
 def _lock(name: str) -> None:
     path = _LOCKS / f"survey-gampen-gpu-{re.sub(r'[^A-Za-z0-9-]', '_', name)}.lock"
-    # Opened before created: a sticky folder lets nobody create over what another user owns.
     try:
-        handle = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        with suppress(FileExistsError):
-            os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o644))
-        handle = os.open(path, os.O_RDONLY)
+        handle = _opened(path)
+    except OSError as error:
+        raise UnfitWorker(f"it can't see who holds GPU {name}: {error}") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -137,16 +137,28 @@ def hand_over(job: Job, what: str, submission: Awaitable[T], profile: Profile) -
         ) from error
 
 
-def cancel(jobs: Iterable[Posted]) -> None:
-    """Cancel jobs; those that have ended by themselves are left alone."""
-    left = list(jobs)
+def cancel(jobs: Iterable[Posted]) -> str:
+    """Cancel jobs; those that have ended by themselves are left alone.
+
+    Returns
+    -------
+    str
+        Those of which it is not known, as the batch system did not answer, and why; mostly empty.
+    """
+    left, unsure = list(jobs), []
     while left:
         some, left = left[:_AT_ONCE], left[_AT_ONCE:]
         job = some[0].job
         words = [*shlex.split(job.cancel_command), *(each.id for each in some)]
         # The commands complain of jobs that are gone, and cancel the others.
-        with contextlib.suppress(RuntimeError, OSError, TimeoutError):
+        try:
             asyncio.run(within(PATIENCE, job._call(words)))
+        except RuntimeError:
+            continue
+        except OSError as error:  # timeouts too
+            ids = ", ".join(each.id for each in some)
+            unsure.append(f"{ids} ({type(error).__name__}: {said_by(error)})")
+    return "; ".join(unsure)
 
 
 async def within(seconds: float, task: Awaitable[T]) -> T:

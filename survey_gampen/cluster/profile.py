@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +147,10 @@ class Profile:
     def walltime(self) -> int | None:
         """How long the job of a worker may last [s]; None: for ever, or it is in none."""
         return self.batch.ask.walltime if self.batch else None
+
+
+def without_cutters(profile: Profile) -> Profile:
+    """The same without workers that only cut."""
+    if profile.batch is None:
+        return profile
+    return replace(profile, batch=replace(profile.batch, cutters=None))

@@ -20,6 +20,7 @@ from distributed import Client, SpecCluster
 
 from survey_gampen.cluster import certificates, local
 from survey_gampen.cluster.profile import Profile
+from survey_gampen.cluster.worker import REFUSED
 from survey_gampen.errors import OutsideFault
 from survey_gampen.run.layout import RunDir
 
@@ -65,6 +66,7 @@ class Cluster:
     profile: Profile
     client: Client
     fleet: Jobs | None = None
+    _refused: dict[str, str] = field(default_factory=dict, repr=False)
     _last_seen: float = field(default_factory=time.monotonic, repr=False)
     _looked: float = field(default=0.0, repr=False)
 
@@ -92,10 +94,22 @@ class Cluster:
         if now - self._looked < 1.0:
             return
         self._looked = now
+        if len(self._refused) >= self.profile.workers:
+            raise OutsideFault(f"no worker can be used: {next(iter(self._refused.values()))}")
         if self.client.nthreads():
             self._last_seen = now
         elif now - self._last_seen > _PATIENCE:
             raise OutsideFault("no worker is left: look at the machine, then go on")
+
+    def hear_refused(self, say: Callable[[str], None]) -> None:
+        """Tell of workers that leave because they can't be what they were promised to be."""
+
+        def hear(event: tuple[float, tuple[str, str]]) -> None:
+            name, why = event[1]
+            self._refused[name] = why
+            say(f"worker {name} leaves: {why}")
+
+        self.client.subscribe_topic(REFUSED, hear)
 
     def more_work(self, there_is: bool) -> None:
         """Say whether work is left to give out: if not, workers that end are not replaced."""
@@ -151,9 +165,13 @@ def start(
             from survey_gampen.cluster import allocation
 
             client = stack.enter_context(allocation.connected(out))
-            yield Cluster(profile, client)
+            cluster = Cluster(profile, client)
+            cluster.hear_refused(say)
+            yield cluster
         elif profile.batch is None:
-            yield stack.enter_context(_on_this_machine(profile))
+            cluster = stack.enter_context(_on_this_machine(profile))
+            cluster.hear_refused(say)
+            yield cluster
         else:
             yield stack.enter_context(_of_jobs(profile, RunDir(out), say))
 

@@ -22,7 +22,8 @@ from rich.table import Table
 
 from survey_gampen.cluster.crew import on_one
 from survey_gampen.cluster.jobs import SUBMIT, kinds, make_job
-from survey_gampen.cluster.load import known, load_profile, own_folder
+from survey_gampen.cluster.load import cores, known, load_profile, own_folder
+from survey_gampen.cluster.profile import without_cutters
 from survey_gampen.cluster.start import start
 from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.run.layout import RunDir
@@ -100,8 +101,14 @@ def check(spec: str, patience: float = 600.0) -> int:
     """
     name, colon, changes = spec.partition(":")
     one = load_profile(spec)
+    if one.kind == "allocation":
+        raise InputError(
+            "cluster profile allocation has no workers of its own: try it by a small run,"
+            " srun -n 3 survey-gampen run ... --cluster allocation --limit 10"
+        )
     per_job = one.batch.ask.processes if one.batch else 1
     one = load_profile(f"{name}:{changes + ',' if colon and changes else ''}workers={per_job}")
+    one = without_cutters(one)
     begun = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="survey-gampen-check-", dir=Path.cwd()))
     try:
@@ -154,7 +161,7 @@ def about_here() -> dict[str, Any]:
             versions[package] = "none"
     return {
         "host": socket.gethostname(),
-        "cores": f"{len(os.sched_getaffinity(0))} usable, {platform.processor() or platform.machine()}",
+        "cores": f"{cores()} usable, {platform.machine()}",
         "memory": f"{format_bytes(psutil.virtual_memory().available)} free of the machine's",
         "python": f"{platform.python_version()}, {sys.executable}",
         "gpu": _gpu(),

@@ -57,9 +57,10 @@ async def dask_setup(worker: Worker) -> None:
     try:
         if promised := os.environ.get("SURVEY_GAMPEN_GPU"):
             hold_gpu(place=_place(str(worker.name)), cuda=promised == "cuda")
-    except UnfitWorker as error:
+    except Exception as error:  # else it would join all the same, and nobody would have looked
+        why = str(error) if isinstance(error, UnfitWorker) else f"{type(error).__name__}: {error}"
         _strip(worker)
-        worker.loop.add_callback(_refuse, worker, str(error))
+        worker.loop.add_callback(_refuse, worker, " ".join(why.split()))
         return
     if (ends := job_ends()) is not None:
         worker.loop.add_callback(_watch, worker, ends)

@@ -15,9 +15,7 @@ and no bias beyond that. The step is stored with each galaxy as ``quantum`` (0: 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,10 +25,10 @@ import pyarrow as pa
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
-from zarr.errors import UnstableSpecificationWarning
 
 from survey_gampen import commit
 from survey_gampen.images.base import Cutouts, ImageSource
+from survey_gampen.quiet import quiet_zarr
 
 #: Chunks in a shard: 4 chunks of 64 galaxies are one file of 58 MB before compression, which is
 #: also what a writer holds in memory.
@@ -126,7 +124,8 @@ def open_cutouts(path: Path) -> CutoutStore:
     """
     if not is_complete(path):
         raise FileNotFoundError(f"{path}: no complete cutouts there")
-    with _quiet(), commit.outside_faults(path):
+    quiet_zarr()
+    with commit.outside_faults(path):
         group: Any = zarr.open_group(path, mode="r")
         columns = {name: np.asarray(group[name][:]) for name in _DESCRIPTIONS}
     if columns["object_id"].dtype.kind not in "iu":
@@ -206,52 +205,52 @@ def _write(
     dec = table["dec"].to_numpy().astype(np.float64)
     ids = table["object_id"].to_pylist()
     columns = _columns(table["object_id"], ra, dec)
-    with _quiet():
-        group = zarr.open_group(path, mode="w", zarr_format=3)
-        image = group.create_array(
-            "image",
-            shape=(n, size, size),
-            dtype="float32",
-            chunks=(chunk, size, size),
-            shards=(shard, size, size),
-            compressors=[COMPRESSOR],
-            fill_value=0.0,
-            dimension_names=("object", "y", "x"),
-            attributes={
-                "units": "nJy",
-                "coordinates": "object_id ra dec",
-            },
+    quiet_zarr()
+    group = zarr.open_group(path, mode="w", zarr_format=3)
+    image = group.create_array(
+        "image",
+        shape=(n, size, size),
+        dtype="float32",
+        chunks=(chunk, size, size),
+        shards=(shard, size, size),
+        compressors=[COMPRESSOR],
+        fill_value=0.0,
+        dimension_names=("object", "y", "x"),
+        attributes={
+            "units": "nJy",
+            "coordinates": "object_id ra dec",
+        },
+    )
+    for start in range(0, n, shard):
+        rows = slice(start, min(start + shard, n))
+        pixels = np.zeros((rows.stop - rows.start, size, size), np.float32)
+        for batch in source.cutouts(ra[rows], dec[rows], size, ids[rows]):
+            place = batch.index + start
+            _note_facts(columns, place, batch)
+            columns["quantum"][place] = quanta(batch.sky_sigma, lossy)
+            pixels[batch.index] = quantise(batch.image, columns["quantum"][place])
+        image[rows] = pixels  # a whole shard, by this one writer
+    for name, values in columns.items():
+        group.create_array(
+            name,
+            data=values,
+            chunks=(max(1, n),),
+            dimension_names=("object",),
+            attributes={"description": _DESCRIPTIONS[name]},
         )
-        for start in range(0, n, shard):
-            rows = slice(start, min(start + shard, n))
-            pixels = np.zeros((rows.stop - rows.start, size, size), np.float32)
-            for batch in source.cutouts(ra[rows], dec[rows], size, ids[rows]):
-                place = batch.index + start
-                _note_facts(columns, place, batch)
-                columns["quantum"][place] = quanta(batch.sky_sigma, lossy)
-                pixels[batch.index] = quantise(batch.image, columns["quantum"][place])
-            image[rows] = pixels  # a whole shard, by this one writer
-        for name, values in columns.items():
-            group.create_array(
-                name,
-                data=values,
-                chunks=(max(1, n),),
-                dimension_names=("object",),
-                attributes={"description": _DESCRIPTIONS[name]},
-            )
-        group.attrs.update(
-            {
-                "format": FORMAT,
-                "size": size,
-                "pixel_scale": source.pixel_scale,
-                "lossy": lossy,
-                "source": source.describe(),
-                **attributes,
-            }
-        )
-        # One small file that tells a reader all about the arrays: a tenth of the opening time.
-        group = zarr.consolidate_metadata(group.store)
-        group.attrs["complete"] = True
+    group.attrs.update(
+        {
+            "format": FORMAT,
+            "size": size,
+            "pixel_scale": source.pixel_scale,
+            "lossy": lossy,
+            "source": source.describe(),
+            **attributes,
+        }
+    )
+    # One small file that tells a reader all about the arrays: a tenth of the opening time.
+    group = zarr.consolidate_metadata(group.store)
+    group.attrs["complete"] = True
 
 
 def quanta(sky_sigma: NDArray[np.float32], lossy: float) -> NDArray[np.float32]:
@@ -300,12 +299,3 @@ def _note_facts(columns: dict[str, NDArray[Any]], place: NDArray[np.int64], batc
     for name in ("zero_point", "pixel_scale", "psf_fwhm"):
         value = batch.facts.get(name)
         columns[name][place] = np.nan if value is None else value
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Zarr warns that text arrays and consolidated metadata are young parts of its format."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnstableSpecificationWarning)
-        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
-        yield

@@ -11,9 +11,7 @@ overflow it. :func:`read_samples` gives physical values back.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -24,10 +22,10 @@ import torch
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
-from zarr.errors import UnstableSpecificationWarning
 
 from survey_gampen.model.targets import PARAMETERS, Targets
 from survey_gampen.posterior.engine import Draws
+from survey_gampen.quiet import quiet_zarr
 
 FORMAT = "survey-gampen samples 1"
 #: Galaxies in a chunk and chunks in a shard: 0.4 MB and 12 MB at 1000 passes. One writer holds
@@ -96,8 +94,8 @@ class SampleWriter:
             "parameter": (_storable(np.array(PARAMETERS)), "parameter"),
         }
         for name, (values, dimension) in labels.items():
-            with _quiet():
-                self._group.create_array(name, data=values, dimension_names=(dimension,))
+            quiet_zarr()
+            self._group.create_array(name, data=values, dimension_names=(dimension,))
         self._group.attrs.update(
             {
                 "format": FORMAT,
@@ -181,8 +179,8 @@ def read_samples(
     group: Any = zarr.open_group(folder, mode="r")
     targets = Targets.from_dict(group.attrs["targets"])
     scaled = torch.from_numpy(group["scaled"][rows, passes].astype(np.float32))
-    with _quiet():
-        return group["object_id"][rows], targets.to_physical(scaled).numpy()
+    quiet_zarr()
+    return group["object_id"][rows], targets.to_physical(scaled).numpy()
 
 
 def _storable(values: NDArray[Any]) -> NDArray[Any]:
@@ -190,11 +188,3 @@ def _storable(values: NDArray[Any]) -> NDArray[Any]:
     if values.dtype.kind in "OUT":
         return values.astype(np.dtypes.StringDType())
     return values
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Zarr warns that the specification of text arrays is young; xarray reads them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnstableSpecificationWarning)
-        yield

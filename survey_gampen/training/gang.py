@@ -192,7 +192,7 @@ def _rank(ranks: Ranks, order: Order, threads: int, name: str) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = _interface(host)
     place = Variable(name)
     if ranks.first:
-        store = TCPStore(host, 0, ranks.size, is_master=True, wait_for_workers=False)
+        store = _open_store(host, ranks.size)
         place.set((host, store.port))
     else:
         try:
@@ -202,6 +202,18 @@ def _rank(ranks: Ranks, order: Order, threads: int, name: str) -> None:
         store = TCPStore(host, port, ranks.size, is_master=False)
     with joined(ranks, order.device, store) as ranks:
         work(order, ranks, _Teller(worker) if ranks.first else Watch())
+
+
+def _open_store(host: str, ranks: int) -> TCPStore:
+    """A store that listens on one address; left to itself it would on all of the machine."""
+    listening = socket.create_server((host, 0))
+    port = listening.getsockname()[1]
+    return TCPStore(
+        *(host, port, ranks),
+        is_master=True,
+        wait_for_workers=False,
+        master_listen_fd=listening.detach(),
+    )
 
 
 def _interface(host: str) -> str:
