@@ -179,3 +179,12 @@ def test_a_batch_system_that_is_away_is_tried_again(world: World) -> None:
 def test_what_jobs_wait_for_can_be_asked(world: World) -> None:
     world.fleet.begin()
     assert all("PENDING (Priority)" in line for line in world.fleet.states())
+
+
+def test_many_jobs_are_asked_about_less_often(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleets.words, "pause", lambda kind, jobs: 30.0 * jobs)
+    world.fleet.begin()
+    time.sleep(0.1)  # some of the usual pauses
+    assert all(posted.word is None for posted in world.fleet._posted.values())
