@@ -222,3 +222,12 @@ def test_jobs_of_which_nobody_knows_whether_they_are_cancelled_are_named(
         monkeypatch.setattr(job.job, "_call", silent)
     world.fleet.end()
     assert "still be there, look at them: 1, 2 (TimeoutError: no answer)" in world.said[-1]
+
+
+def test_many_jobs_are_asked_about_less_often(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleets.words, "pause", lambda kind, jobs: 30.0 * jobs)
+    world.fleet.begin()
+    time.sleep(0.1)  # some of the usual pauses
+    assert all(job.word is None for job in world.fleet._posted.values())

@@ -19,12 +19,44 @@ def stub(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("PATH", str(folder), prepend=":")
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_known_of_histories(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "_forgetful", set())
+
+
 PBS = """Job Id: 12.server
     Job_Name = survey-gampen
     job_state = Q
     queue = workq
     comment = Not Running: Insufficient amount of resource: ngpus
 """
+SGE_RUNS = """==============================================================
+job_number:                 6228
+exec_file:                  job_scripts/6228
+submission_time:            Thu Apr 29 14:31:12 2021
+owner:                      foo
+sge_o_host:                 login1
+account:                    sge
+hard resource_list:         h_rt=3600,gpu=1
+notify:                     FALSE
+job_name:                   survey-gampen
+jobshare:                   0
+script_file:                /tmp/tmp1.sh
+parallel environment:  smp range: 4
+binding:                    NONE
+job_type:                   NONE
+usage    1:                 cpu=00:00:11, mem=6.4 GBs, io=0.1, vmem=N/A, maxvmem=N/A
+binding    1:               NONE
+scheduling info:            (Collecting of scheduler job information is turned off)
+"""
+SGE_WAITS = "".join(
+    line
+    for line in SGE_RUNS.splitlines(keepends=True)
+    if not line.startswith(("usage", "binding "))
+)
+SGE_FAILED = SGE_WAITS.replace(
+    "scheduling info", "error reason    1:          can't chdir to /gone\nscheduling info"
+)
 SAID = [
     ("pbs", "qstat", PBS, State.WAITING, "Insufficient amount of resource: ngpus"),
     ("pbs", "qstat", "    job_state = R\n", State.RUNNING, "job_state = R"),
@@ -55,6 +87,9 @@ SAID = [
         State.WAITING,
         "only offers 0 slots",
     ),
+    ("sge", "qstat", SGE_RUNS, State.RUNNING, "cpu=00:00:11"),
+    ("sge", "qstat", SGE_WAITS, State.WAITING, "Collecting of scheduler job information"),
+    ("sge", "qstat", SGE_FAILED, State.WAITING, "can't chdir to /gone"),
     ("sge", "qstat", "usage    1:                 cpu=00:00:11\n", State.RUNNING, "cpu=00:00:11"),
     ("sge", "qstat", "Following jobs do not exist: \n12\n", State.ENDED, "do not exist"),
 ]
@@ -74,6 +109,41 @@ def test_states_and_reasons(
     word = words.of_jobs(kind, ["12"])["12"]
     assert word.state is state
     assert told in word.text
+
+
+NO_HISTORY = "echo 'qstat: PBS is not configured to maintain job history' >&2; exit 153"
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [
+        ("echo '    job_state = Q'", State.WAITING),
+        ("echo '    job_state = R'", State.RUNNING),
+        ("echo 'qstat: Unknown Job Id 12.server' >&2; exit 153", State.ENDED),
+        (
+            "echo 'qstat: 12.server Job has finished, use -x or -H to obtain historical job"
+            " information' >&2; exit 35",
+            State.ENDED,
+        ),
+        ("echo 'qstat: cannot connect to server pbs (errno=15010)' >&2; exit 1", None),
+    ],
+)
+def test_pbs_may_keep_no_history(
+    answer: str, state: State | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked for it once, and from then on without."""
+    asked = tmp_path / "asked"
+    command = tmp_path / "qstat"
+    command.write_text(
+        f'#!/bin/sh\necho "$1" >> {asked}\nif [ "$1" = -xf ]; then {NO_HISTORY}; fi\n{answer}\n'
+    )
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    for _ in range(2):
+        found = words.of_jobs("pbs", ["12.server", "13.server"])
+        said = [] if state is None else [state] * 2
+        assert [word.state for word in found.values()] == said
+    assert asked.read_text().split() == ["-xf"] + ["-f"] * 4
 
 
 AWAY = [
@@ -117,6 +187,58 @@ def test_reasons_of_slurm(
     stub(tmp_path, "scontrol", line + "\n", monkeypatch)
     word = words.of_jobs("slurm", ["12"])["12"]
     assert (word.state, word.hopeless) == (state, hopeless)
+
+
+@pytest.mark.parametrize(
+    "reason",
+    """
+    QOSMaxGRESPerJob QOSMaxGRESPerNode QOSMaxGRESMinutesPerJob QOSMaxMemoryPerJob
+    QOSMaxMemoryPerNode QOSMaxMemoryMinutesPerJob QOSMaxCpuPerJobLimit QOSMaxCpuPerNode
+    QOSMaxCpuMinutesPerJobLimit QOSMaxNodePerJobLimit QOSMaxNodeMinutesPerJob
+    QOSMaxBillingMinutesPerJob QOSMaxWallDurationPerJobLimit QOSMinGRES QOSMinMemory QOSMinNode
+    QOSMinCpuNotSatisfied AssocMaxGRESPerJob AssocMaxGRESMinutesPerJob AssocMaxMemPerJob
+    AssocMaxCpuPerJobLimit AssocMaxNodePerJobLimit AssocMaxWallDurationPerJobLimit
+    """.split(),
+)
+def test_limits_of_a_job_never_pass(reason: str) -> None:
+    assert words._slurm_word("PENDING", reason).hopeless
+
+
+@pytest.mark.parametrize(
+    "reason",
+    """
+    QOSMaxGRESPerUser QOSMaxGRESPerAccount QOSMaxMemoryPerUser QOSMaxCpuPerUserLimit
+    QOSMaxNodePerUserLimit QOSMaxJobsPerUserLimit QOSMaxSubmitJobPerUserLimit QOSGrpGRES
+    QOSGrpGRESMinutes QOSGrpCpuLimit QOSGrpNodeLimit QOSGrpWallLimit QOSGrpMemoryRunMinutes
+    AssocGrpGRES AssocGrpGRESRunMinutes AssocGrpCPUMinutesLimit AssocGrpNodeLimit
+    AssocGrpJobsLimit AssocGrpMemLimit AssocMaxJobsLimit AssocMaxSubmitJobLimit MaxGRESPerAccount
+    QOSUsageThreshold QOSResourceLimit JobArrayTaskLimit
+    """.split(),
+)
+def test_limits_of_users_and_groups_pass(reason: str) -> None:
+    assert not words._slurm_word("PENDING", reason).hopeless
+
+
+@pytest.mark.parametrize(
+    ("restarts", "state"),
+    [("0", State.ENDED), ("1", State.RUNNING)],
+)
+def test_a_job_that_completes_has_ended_unless_it_may_be_queued_again(
+    restarts: str, state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    squeue = tmp_path / "squeue"
+    squeue.write_text("#!/bin/sh\necho '12|COMPLETING|None'\n")
+    squeue.chmod(0o755)
+    facts = f"JobState=COMPLETING Reason=None Dependency=(null) Requeue=1 Restarts={restarts}"
+    stub(tmp_path, "scontrol", f"JobId=12 {facts} ExitCode=0:0 RunTime=00:00:03\n", monkeypatch)
+    word = words.of_jobs("slurm", ["12"])["12"]
+    assert word.state is state
+    assert word.text.startswith("COMPLETING")
+
+
+def test_servers_asked_job_by_job_are_left_alone_for_longer() -> None:
+    assert words.pause("slurm", 200) == 0
+    assert words.pause("pbs", 200) == 200
 
 
 def test_a_batch_system_that_is_not_here_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from survey_gampen.cluster.words import State, Word
 from survey_gampen.cluster.worker import LEAVING, REFUSED
 from survey_gampen.errors import GampenError, InputError, OutsideFault
 
-#: Seconds between looks at the workers, and between questions to the batch system.
+#: Seconds between looks at the workers, and at least between questions to the batch system.
 _LOOK, _ASK = 1.0, 15.0
 #: Jobs that may end, one after the other, without a worker that came, while no other is there for
 #: so many seconds.
@@ -184,10 +184,12 @@ class Fleet:
                 kind.longest_wait = max(kind.longest_wait, now - posted.since)
 
     def _ask(self) -> None:
-        if time.monotonic() - self._asked < _ASK:
+        pause = max(_ASK, words.pause(self._profile.kind, len(self._posted)))
+        if time.monotonic() - self._asked < pause:
             return
         self._asked = time.monotonic()
         found = words.of_jobs(self._profile.kind, [p.id for p in self._posted.values()])
+        self._asked = time.monotonic()  # a slow answer must not eat up the pause
         for name, posted in list(self._posted.items()):
             if (word := found.get(posted.id)) is None:
                 continue

@@ -42,17 +42,39 @@ class Word:
     hopeless: bool = False
 
 
-#: States of Slurm (`man squeue`, JOB STATE CODES); all others are ends.
+#: States of Slurm (`man squeue`, JOB STATE CODES); all others are ends. COMPLETING is one: its
+#: processes are gone or being killed, and a node that never gets done with that must not keep a
+#: replacement away. No row is published twice, should one of them live on for a while.
 _SLURM_WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "RESV_DEL_HOLD"}
-_SLURM_RUNNING = {"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED"}
-_SLURM_RUNNING |= {"RESIZING", "SUSPENDED"}
+_SLURM_RUNNING = {"RUNNING", "STAGE_OUT", "SIGNALING", "STOPPED", "RESIZING", "SUSPENDED"}
 #: Reasons of Slurm (`man squeue`, JOB REASON CODES) with which a job waits for ever, unless
-#: somebody changes the job, the account or the limits.
+#: somebody changes the job, the account or the limits. Limits of a job and of its nodes are such;
+#: those of a user, an account or a group (`PerUser`, `PerAccount`, `Grp`) pass when others end.
 _NEVER = re.compile(
     r"BadConstraints|PartitionTimeLimit|PartitionNodeLimit|Invalid(Account|QOS)|DependencyNever"
-    r"|(Account|QOS|User|Group)NotAllowed|ReservationDeleted|Assoc(Max|Grp)?\w*PerJob\w*Limit"
-    r"|QOS(Max|Min)\w*PerJob\w*Limit|MaxWall\w*PerJob|LaunchFailedRequeuedHeld"
+    r"|(Account|QOS|User|Group)NotAllowed|ReservationDeleted|LaunchFailedRequeuedHeld"
+    r"|(Assoc|QOS)Max\w*Per(Job|Node)|QOSMin(BB|Billing|Cpu|Energy|GRES|License|Memory|Node)"
 )
+
+#: What PBS says to `qstat -x` where it forgets jobs as they end, as it does unless told otherwise.
+_NO_HISTORY = "not configured to maintain job history"
+#: Batch systems that have said so to this process: they are not asked in vain again.
+_forgetful: set[str] = set()
+
+
+def pause(kind: str, jobs: int) -> float:
+    """Return for how long a batch system should be left alone after a question about its jobs [s].
+
+    Most are asked about one job at a time, and their servers have other users too.
+
+    Parameters
+    ----------
+    kind : str
+        Batch system.
+    jobs : int
+        How many it is asked about.
+    """
+    return 0.0 if kind == "slurm" else float(jobs)
 
 
 def of_jobs(kind: str, ids: Iterable[str]) -> dict[str, Word]:
@@ -79,8 +101,18 @@ def of_jobs(kind: str, ids: Iterable[str]) -> dict[str, Word]:
     if kind == "slurm":
         return _slurm(wanted)
     how = _ONE_BY_ONE[kind]
-    found = ((job, how.read(_call(*how.command, job))) for job in wanted)
+    found = ((job, how.read(_said(kind, how, job))) for job in wanted)
     return {job: word for job, word in found if word is not None}
+
+
+def _said(kind: str, how: _How, job: str) -> str:
+    """What a batch system says of one job, from its history if it keeps one."""
+    if kind not in _forgetful:
+        said = _call(*how.command, job)
+        if _NO_HISTORY not in said or not how.without_history:
+            return said
+        _forgetful.add(kind)
+    return _call(*how.without_history, job)
 
 
 def _call(*command: str) -> str:
@@ -118,9 +150,14 @@ def _slurm(ids: list[str]) -> dict[str, Word]:
 def _slurm_ended(job: str) -> dict[str, Word]:
     """What Slurm still knows of a job that ended: for some minutes that is a lot."""
     said = _call("scontrol", "--oneliner", "show", "job", job)
-    facts = dict(re.findall(r"\b(JobState|Reason|ExitCode)=(\S+)", said))
+    facts = dict(re.findall(r"\b(JobState|Reason|ExitCode|Restarts)=(\S+)", said))
     if "JobState" in facts:
         word = _slurm_word(facts["JobState"], facts.get("Reason", ""))
+        if facts["JobState"] == "COMPLETING" and facts.get("Restarts", "0") != "0":
+            # Slurm says so too of a job that it puts back into the queue, and counts that as a
+            # restart. It is not given up: it would begin once more beside its replacement, and
+            # nobody would cancel it.
+            return {job: Word(State.RUNNING, word.text)}
         if word.state is State.ENDED:
             word = Word(State.ENDED, f"{word.text}, exit code {facts.get('ExitCode', '?')}")
         return {job: word}
@@ -140,11 +177,19 @@ class _How:
 
     command: tuple[str, ...]
     read: Callable[[str], Word | None]
+    without_history: tuple[str, ...] = ()
 
 
-def _by(*, waits: str, runs: str, ended: str, words: str) -> Callable[[str], Word | None]:
-    """Read a listing by patterns: it waits, it runs, it has ended, and what to tell of it."""
-    patterns = ((State.WAITING, waits), (State.RUNNING, runs), (State.ENDED, ended))
+def _by(
+    *, waits: str, runs: str, ended: str, words: str, runs_first: bool = False
+) -> Callable[[str], Word | None]:
+    """Read a listing by patterns: it waits, it runs, it has ended, and what to tell of it.
+
+    The first that is found counts.
+    """
+    patterns = [(State.WAITING, waits), (State.RUNNING, runs), (State.ENDED, ended)]
+    if runs_first:
+        patterns = [patterns[1], patterns[0], patterns[2]]
 
     def read(said: str) -> Word | None:
         text = "; ".join(m.group(0).strip() for m in re.finditer(words, said, re.MULTILINE))
@@ -158,24 +203,29 @@ def _by(*, waits: str, runs: str, ended: str, words: str) -> Callable[[str], Wor
 
 
 _ONE_BY_ONE = {
-    # PBS Professional reference guide, "Job States"; `comment` says why a job waits.
+    # PBS Professional reference guide, "Job States"; `comment` says why a job waits. Where it keeps
+    # no history, a job that it does not know has ended: it had one when it was submitted.
     "pbs": _How(
         ("qstat", "-xf"),
         _by(
             waits=r"job_state = [QHWT]",
             runs=r"job_state = [REBSU]",
-            ended=r"job_state = [FXMC]|Unknown Job I[dD]",
+            ended=r"job_state = [FXMC]|Unknown Job I[dD]|Job has finished",
             words=r"^\s*(job_state|comment|Exit_status) = .*",
         ),
+        without_history=("qstat", "-f"),
     ),
-    # `man qstat` of Grid Engine: a job without "usage" has not begun.
+    # `man qstat` of Grid Engine: a job without "usage" has not begun. "scheduling info" is printed
+    # of those that run too, be it only to say that none is collected.
     "sge": _How(
         ("qstat", "-j"),
         _by(
             waits=r"scheduling info:|error reason|cannot run|not started",
             runs=r"^usage\s+\d+:|job_state\s+\d+:\s+r",
             ended=r"do not exist",
-            words=r"^(scheduling info|error reason|\s+(cannot run|queue instance|not started)).*",
+            words=r"^(usage|scheduling info|error reason"
+            r"|\s+(cannot run|queue instance|not started)).*",
+            runs_first=True,
         ),
     ),
     # `man bjobs` of LSF.
