@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dask
 import pytest
 
 from survey_gampen.cli import main
 from survey_gampen.cluster import load as profiles
+from survey_gampen.cluster.certificates import no_space, on_disk
 from survey_gampen.cluster.driver import check, script
 from survey_gampen.cluster.jobs import make_job, resources
 from survey_gampen.cluster.load import known, load_profile
@@ -92,6 +96,160 @@ def test_what_a_site_has_set_is_honoured_and_shown(capsys: pytest.CaptureFixture
         assert own.threads == 2
         assert main(["cluster", "show", "slurm"]) == 0
     assert "from the site's jobqueue.yaml: queue: site-queue" in capsys.readouterr().out
+
+
+@contextlib.contextmanager
+def site(kind: str, **keys: Any) -> Iterator[None]:
+    """A site that has set something in dask's own configuration; _ is as good as - there."""
+    with dask.config.set({f"jobqueue.{kind}": {**dask.config.get(f"jobqueue.{kind}"), **keys}}):
+        yield
+
+
+def shown(spec: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The site's keys that `cluster show` lists."""
+    assert main(["cluster", "show", spec]) == 0
+    return re.findall("# from the site's jobqueue.yaml: ([a-z-]+):", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("dash", ["-", "_"])
+def test_older_names_and_other_spellings_of_a_site(
+    tmp_path: Path, dash: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are in the script also where the profile has directives of its own."""
+    path = tmp_path / "own.yaml"
+    path.write_text('kind: pbs\ndirectives: ["-q own"]\nskip_directives: [" -N"]\n')
+    keys = {
+        f"env{dash}extra": "module load site",  # as an environment variable gives it
+        f"job{dash}extra": ["-M me@site.org"],
+        f"header{dash}skip": ["walltime"],
+        f"resource{dash}spec": "select=1:ncpus=9",
+        "project": "theirs",
+    }
+    with site("pbs", **keys):
+        profile = load_profile(path)
+        text = job_script(profile)
+        names = shown(str(path), capsys)
+    lines = text.splitlines()
+    for line in ("module load site", "#PBS -M me@site.org", "#PBS -l select=1:ncpus=9"):
+        assert line in lines
+    assert {"#PBS -q own", "#PBS -A theirs"} <= set(lines)
+    assert "walltime=" not in text
+    assert " -N" not in text
+    assert sorted(names) == [
+        "account",
+        "job-directives-skip",
+        "job-extra-directives",
+        "job-script-prologue",
+        "resource-spec",
+    ]
+
+
+def test_a_site_may_use_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DASK_JOBQUEUE__PBS__RESOURCE_SPEC", "select=1:ncpus=9")
+    found = dask.config.collect_env()["jobqueue"]["pbs"]
+    with site("pbs", **found):
+        assert "#PBS -l select=1:ncpus=9" in job_script(load_profile("pbs"))
+
+
+@pytest.mark.parametrize("own", ["threads=8", "gpus=1", "memory=64GiB", "resource_spec=select=2"])
+def test_what_a_profile_sets_goes_before_the_sites_resources(
+    own: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with site("pbs", **{"resource-spec": "select=1:ncpus=9"}):
+        text = job_script(load_profile(f"pbs:{own}"))
+        assert shown(f"pbs:{own}", capsys) == []
+    assert "ncpus=9" not in text
+    wanted = {
+        "threads=8": "select=1:ncpus=8:mem=16384mb",
+        "gpus=1": "select=1:ncpus=4:mem=16384mb:ngpus=1",
+        "memory=64GiB": "select=1:ncpus=4:mem=65536mb",
+        "resource_spec=select=2": "select=2",
+    }
+    assert f"#PBS -l {wanted[own]}" in text.splitlines()
+
+
+def test_memory_and_cores_of_a_sites_jobs(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same number stands beside the workers' own limit."""
+    with site("slurm", job_mem="10G", **{"job-cpu": 9}):
+        auto = job_script(load_profile("slurm"))
+        set_here = job_script(load_profile("slurm:memory=64GiB,threads=8"))
+        assert shown("slurm:memory=64GiB", capsys) == ["job-cpu"]
+    assert "#SBATCH --mem=10G" in auto
+    assert "#SBATCH --cpus-per-task=9" in auto
+    assert "#SBATCH --mem=64G" in set_here
+    assert "#SBATCH --cpus-per-task=8" in set_here
+    assert "--memory-limit 64.00GiB" in set_here
+    with site("lsf", ncpus=9, mem=10**9, **{"lsf-units": "mb"}):
+        text = job_script(load_profile("lsf:memory=2GB,threads=8"))
+    assert "#BSUB -n 8" in text
+    assert "#BSUB -M 2001" in text  # of whole MiB
+
+
+def test_the_driver_has_not_the_resources_of_a_sites_workers(tmp_path: Path) -> None:
+    with site("pbs", **{"resource-spec": "select=1:ncpus=9"}):
+        text = script(load_profile("pbs"), [], RunDir(tmp_path))[1]
+    assert "#PBS -l select=1:ncpus=1:mem=4096mb" in text
+    with site("slurm", **{"job-mem": "90G", "job-cpu": 9}):
+        text = script(load_profile("slurm"), [], RunDir(tmp_path))[1]
+    assert "#SBATCH --mem=4G" in text
+    assert "#SBATCH --cpus-per-task=1" in text
+
+
+def test_only_keys_that_are_used_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unused = {"name": "theirs", "worker-extra-args": ["--no-bokeh"], "death-timeout": 9}
+    unused |= {"log-directory": str(tmp_path / "logs"), "worker-command": "other.command"}
+    with site("slurm", queue="site", **unused):
+        assert shown("slurm", capsys) == ["queue"]
+        assert shown("slurm:queue=own", capsys) == []
+        text = job_script(load_profile("slurm"))
+    for word in ("theirs", "--no-bokeh", "other.command", str(tmp_path)):
+        assert word not in text
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize("kind", BATCH)
+def test_threads_of_a_worker_are_said_once(kind: str) -> None:
+    text = job_script(load_profile(f"{kind}:threads=8,processes=2"))
+    assert re.findall(r"--nthreads (\d+)", text) == ["2"]
+
+
+def test_minutes_of_lsf_are_rounded_up() -> None:
+    """Workers are told what LSF gives, not less and not more."""
+    profile = load_profile("lsf:walltime=00:10:59")
+    text = job_script(profile)
+    assert "#BSUB -W 00:11" in text
+    assert "SURVEY_GAMPEN_WALLTIME=660" in text
+    assert profile.walltime == 660
+
+
+@pytest.mark.parametrize("letter", [*"()&;|<>*#%'$`\\\" ~\n"])
+def test_letters_that_job_scripts_do_not_take(letter: str) -> None:
+    with pytest.raises(InputError, match="give an --out without"):
+        no_space(Path(f"/out{letter}/run"))
+
+
+def test_paths_that_job_scripts_take() -> None:
+    no_space(Path("/scratch/a_b-c.d/user@site/x+y=z,1:2/Galaxien-für-später"))
+
+
+def test_a_path_is_refused_by_where_it_comes_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError, match="for the & in it: give the profile's `shared`"):
+        on_disk(tmp_path / "a&b", owner=tmp_path / "run").__enter__()
+    here = tmp_path / "a(b"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert main(["cluster", "check", "slurm:interface=lo"]) == 2
+    assert "for the ( in it: it is the current folder" in capsys.readouterr().err
+    assert list(here.iterdir()) == []
+
+
+def test_a_kind_is_not_set_beside_a_name() -> None:
+    with pytest.raises(InputError, match="kind can't be set beside a name, for slurm is of kind"):
+        load_profile("slurm:kind=pbs")
 
 
 #: What the systems' own documentation asks a job with 4 cores, 16 GiB, a GPU and two hours to say.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +22,10 @@ from survey_gampen.errors import InputError
 
 _FILES = ("ca_file", "client_cert", "client_key", "scheduler_cert", "scheduler_key")
 _WORKER = ("worker_cert", "worker_key")
+#: What means something else in some batch system's directives or in the shell, quoted or not.
+_UNFIT = re.compile(r"[^\w@+=:,./-]")
+#: How the folders of `survey-gampen cluster check` begin.
+_CHECK = "survey-gampen-check-"
 
 
 @contextlib.contextmanager
@@ -40,7 +45,7 @@ def on_disk(folder: Path, owner: Path) -> Iterator[Security]:
     InputError
         If a job script can't name the folder.
     """
-    no_space(folder)
+    no_space(folder, shared=not folder.is_relative_to(owner))
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     prefix = f"tls-{hashlib.sha256(os.fsencode(owner)).hexdigest()[:12]}-"
     sweep(folder, prefix)
@@ -51,19 +56,32 @@ def on_disk(folder: Path, owner: Path) -> Iterator[Security]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def no_space(path: Path) -> None:
+def no_space(path: Path, shared: bool = False) -> None:
     """Refuse a path that can't stand in a job script.
+
+    Parameters
+    ----------
+    path : Path
+        In the folder of the results, or in the one that `cluster check` makes.
+    shared : bool
+        Whether it is the profile's `shared` instead.
 
     Raises
     ------
     InputError
         The directives of batch systems end at a space, and know no quotes.
     """
-    if any(letter.isspace() or letter in "\"'$`\\" for letter in str(path)):
-        raise InputError(
-            f"jobs can't be given the path {str(path)!r}, for the space or quote in it: give an"
-            " --out without"
-        )
+    unfit = _UNFIT.search(str(path))
+    if unfit is None:
+        return
+    letter = unfit.group()
+    named = "space or quote" if letter.isspace() or letter in "\"'`" else letter
+    remedy = "give an --out without"
+    if shared:
+        remedy = "give the profile's `shared` a folder without"
+    elif any(part.startswith(_CHECK) for part in path.parts):
+        remedy = "it is the current folder, so check in another one"
+    raise InputError(f"jobs can't be given the path {str(path)!r}, for the {named} in it: {remedy}")
 
 
 def sweep(folder: Path, prefix: str, but: Path | None = None) -> None:

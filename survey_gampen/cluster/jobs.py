@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import dask
+import yaml
 from distributed import Security
 
-from survey_gampen.cluster.jobqueue import Job, module
+from survey_gampen.cluster.jobqueue import Job, dask_jobqueue, module
 from survey_gampen.cluster.local import NO_SPILL, process_environment
 from survey_gampen.cluster.profile import Ask, Batch, Profile
 
@@ -61,6 +64,14 @@ _SPEC_GPU = {
 }
 #: Threads of a worker process: one waits for the network while others cut.
 _THREADS = 2
+
+
+@cache
+def shipped(kind: str) -> Mapping[str, Any]:
+    """Return what dask-jobqueue's own configuration says of a batch system, without any site's."""
+    path = Path(dask_jobqueue.__file__).with_name("jobqueue.yaml")
+    found: Mapping[str, Any] = yaml.safe_load(path.read_text())["jobqueue"][kind]
+    return found
 
 
 def resources(ask: Ask, cuts: bool) -> dict[str, int]:
@@ -117,13 +128,13 @@ def make_job(
     cores, gpus = ask.threads * ask.processes, ask.gpus * ask.processes
     facts = {"cores": cores, "mib": -(-ask.memory * ask.processes // 2**20), "gpus": gpus}
     gpu = (ask.gpu_request or _GPU_REQUEST[kind]).format(**facts) if gpus else ""
-    directives = _directives(kind, batch, ask, logs)
+    directives = _directives(kind, batch.name, ask, logs)
     spec = ask.resource_spec
     if gpus and kind not in _SPEC:
         directives.insert(0, gpu)
-    if spec is None and kind in _SPEC and not batch.from_site.get("resource-spec"):
+    if spec is None and kind in _SPEC and "resource-spec" not in ask.site:
         spec = (_SPEC_GPU if gpus else _SPEC)[kind].format(gpu=gpu, **facts)
-    skip = (*(batch.from_site.get("job-directives-skip") or ()), *ask.skip_directives)
+    skip = (*ask.site.get("job-directives-skip", ()), *ask.skip_directives)
     words = " ".join(f"{slot}={number}" for slot, number in slots.items())
     options: dict[str, Any] = {
         "scheduler": scheduler,
@@ -142,7 +153,6 @@ def make_job(
         "job_script_prologue": _prologue(batch, ask, profile.cuda),
         "job_directives_skip": skip or None,
         "worker_extra_args": [
-            f"--nthreads {max(_THREADS, slots.get('CPU', 0))}",
             f'--resources "{words}"',
             "--preload survey_gampen.cluster.worker",
             "--dashboard-address 127.0.0.1:0",
@@ -153,19 +163,38 @@ def make_job(
     if kind == "htcondor" and directives:
         pairs = (line.partition("=") for line in directives)
         options["job_extra_directives"] = {k.strip(): v.strip() for k, _, v in pairs}
-    with warnings.catch_warnings():
+    made = _construct(kind, ask, options)
+    _set_threads(made, max(_THREADS, slots.get("CPU", 0)))
+    return made
+
+
+def _construct(kind: str, ask: Ask, options: Mapping[str, Any]) -> Job:
+    """Make dask-jobqueue's job.
+
+    What it is not told it looks up in dask's configuration. There it must find no more of the
+    site's keys than this job takes: a `job-mem` would go before the memory of the profile.
+    """
+    found = {**shipped(kind), **ask.site}
+    with warnings.catch_warnings(), dask.config.set({f"jobqueue.{kind}": found}):
         warnings.simplefilter("ignore")  # of OAR, about memory: its profile says what to do
         made: Job = _class(kind)(**options)
     return made
 
 
-def _directives(kind: str, batch: Batch, ask: Ask, logs: Path | None) -> list[str]:
+def _set_threads(job: Job, threads: int) -> None:
+    """Set the threads of a worker process, for which dask-jobqueue takes the cores of a worker."""
+    theirs = f"--nthreads {job.worker_process_threads} --memory-limit"
+    ours = f"--nthreads {threads} --memory-limit"
+    job._command_template = job._command_template.replace(theirs, ours)
+
+
+def _directives(kind: str, name: str, ask: Ask, logs: Path | None) -> list[str]:
     """Lines that dask-jobqueue does not write itself: those of the site, then the profile's."""
     # These run scripts by the user's login shell, whatever the first line says.
     found = ["-S /bin/bash"] if kind in ("pbs", "sge", "moab") else []
     if kind == "oar" and logs is not None:
-        found += [f"-O {logs}/{batch.name}-%jobid%.out", f"-E {logs}/{batch.name}-%jobid%.err"]
-    site = batch.from_site.get("job-extra-directives") or []
+        found += [f"-O {logs}/{name}-%jobid%.out", f"-E {logs}/{name}-%jobid%.err"]
+    site = ask.site.get("job-extra-directives", [])
     if isinstance(site, Mapping):  # HTCondor's
         site = [f"{key} = {value}" for key, value in site.items()]
     return [*found, *site, *ask.directives]
@@ -201,7 +230,7 @@ def _prologue(batch: Batch, ask: Ask, cuda: bool) -> list[str]:
     ]
     if ask.gpus:
         lines.append(f"export SURVEY_GAMPEN_GPU={'cuda' if cuda else 'any'}")
-    return lines + list(batch.from_site.get("job-script-prologue") or ()) + list(batch.prologue)
+    return [*lines, *ask.site.get("job-script-prologue", ()), *batch.prologue]
 
 
 def _class(kind: str) -> type[Job]:

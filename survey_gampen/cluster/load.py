@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import dask
-import yaml
 from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
 from distributed.system import MEMORY_LIMIT
@@ -49,6 +48,39 @@ _MEANINGLESS = {
     "htcondor": {"resource_spec", "queue", "account", "driver"},
 }
 
+#: Keys of dask's jobqueue.yaml that are used, with the profile's keys that go before each.
+_SITE = {
+    "queue": ("queue",),
+    "account": ("account",),
+    "project": ("account",),
+    "walltime": ("walltime",),
+    "processes": ("processes",),
+    "cores": ("threads",),
+    "memory": ("memory",),
+    "job-cpu": ("threads",),
+    "job-mem": ("memory",),
+    "ncpus": ("threads",),
+    "mem": ("memory",),
+    # One text for all three: who sets one of them does not mean the site's any more.
+    "resource-spec": ("resource_spec", "threads", "memory", "gpus"),
+    "python": ("python",),
+    "interface": ("interface",),
+    "local-directory": ("scratch",),
+    "memory-per-core-property-name": (),
+    "lsf-units": (),
+    "submit-command-extra": (),
+    "cancel-command-extra": (),
+    "shebang": (),
+    "job-extra-directives": (),
+    "job-directives-skip": (),
+    "job-script-prologue": (),
+}
+#: Older names that dask-jobqueue still takes where the newer one is not set.
+_RENAMED = {
+    "env-extra": "job-script-prologue",
+    "job-extra": "job-extra-directives",
+    "header-skip": "job-directives-skip",
+}
 
 _KEYS = {
     "local": _COMMON | {"scratch"},
@@ -98,7 +130,13 @@ def load_profile(spec: str | Path = "local", workers: int | None = None) -> Prof
     kind = given.get("kind", "local")
     if kind not in KINDS:
         raise InputError(f"{path}: kind {kind!r} is not known; choose one of {', '.join(KINDS)}")
-    given |= values.changes(changes)
+    changed = values.changes(changes)
+    if "kind" in changed:
+        raise InputError(
+            f"--cluster: kind can't be set beside a name, for {name} is of kind {kind}: choose"
+            " another profile, see survey-gampen cluster list"
+        )
+    given |= changed
     check_keys(map(str, given), _KEYS[kind], f"{path} (kind {kind})")
     try:
         return _resolve(name, kind, path, given, workers)
@@ -187,17 +225,18 @@ def _batch(kind: str, given: dict[str, Any], wanted: int | None) -> Batch:
     driver = _other(kind, given, "driver", site, small)
     assert driver is not None
     shared = values.text(given, "shared")
+    ask = _ask(kind, given, site, wanted)
     return Batch(
-        ask=_ask(kind, given, site, wanted),
+        ask=ask,
         cutters=cutters,
         driver=driver,
         name=values.text(given, "name") or "survey-gampen",
-        python=values.text(given, "python") or site.get("python"),
+        python=values.text(given, "python") or ask.site.get("python"),
         prologue=values.lines(given, "prologue"),
         shared=None if shared is None else str(Path(os.path.expandvars(shared)).expanduser()),
         scratch=values.text(given, "scratch"),
         patience=values.number(given, "patience", least=1) or 60,
-        from_site=site,
+        from_site={**ask.site, **(cutters.site if cutters else {})},
     )
 
 
@@ -216,7 +255,8 @@ def _other(
         raise ValueError(f"{key} must be keys and values")
     own = (usual or {}) | (own or {})
     check_keys(map(str, own), _OF_JOB & _KEYS[kind], key)
-    common = {k: v for k, v in given.items() if k in ("queue", "account", "walltime")}
+    shared = {"queue", "account", "walltime", *_OF_ALL}
+    common = {k: v for k, v in given.items() if k in shared}
     try:
         return _ask(kind, common | own, site, None)
     except (TypeError, ValueError) as error:
@@ -224,16 +264,37 @@ def _other(
 
 
 def _site(kind: str) -> dict[str, Any]:
-    """Return what the site has set in dask's own configuration and dask-jobqueue has not."""
-    from survey_gampen.cluster.jobqueue import dask_jobqueue
+    """Return what the site has set in dask's own configuration, by the names of today.
 
-    shipped = Path(dask_jobqueue.__file__).with_name("jobqueue.yaml")
-    defaults = yaml.safe_load(shipped.read_text())["jobqueue"][kind]
-    now = dask.config.get(f"jobqueue.{kind}", {})
-    return {key: value for key, value in now.items() if value != defaults.get(key)}
+    Left out are what dask-jobqueue has set itself, and keys that no job of ours uses.
+    """
+    from survey_gampen.cluster.jobs import shipped
+
+    defaults = shipped(kind)
+    found = {}
+    for spelled, value in dask.config.get(f"jobqueue.{kind}", {}).items():
+        key = spelled.replace("_", "-")  # dask takes both; its environment variables have _
+        if value and value != defaults.get(key):
+            found[key] = value
+    renamed = _RENAMED if "project" in defaults else _RENAMED | {"project": "account"}
+    for old, new in renamed.items():
+        if old in found:
+            found.setdefault(new, found[old])
+    for key in _RENAMED.values():
+        if isinstance(found.get(key), str):  # of an environment variable
+            found[key] = [found[key]]
+    return {key: value for key, value in found.items() if key in _SITE and key in defaults}
+
+
+def _taken(site: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a job takes of the site's keys: those the profile does not set itself."""
+    # No GPUs are nothing asked for, and profiles say so in a line of their own.
+    own = {key for key, value in given.items() if value not in ("auto", None, 0)}
+    return {key: value for key, value in site.items() if own.isdisjoint(_SITE[key])}
 
 
 def _ask(kind: str, given: dict[str, Any], site: Mapping[str, Any], wanted: int | None) -> Ask:
+    site = _taken(site, given)
     processes = values.number(given, "processes", least=1) or int(site.get("processes") or 1)
     workers = values.number(given, "workers", least=1)
     if workers and workers % processes:
@@ -252,6 +313,8 @@ def _ask(kind: str, given: dict[str, Any], site: Mapping[str, Any], wanted: int 
         walltime = values.seconds(site.get("walltime", "auto"), "walltime of your jobqueue.yaml")
     if walltime is None and kind != "htcondor":  # which knows no walltime
         walltime = _WALLTIME
+    if walltime and kind == "lsf":  # which counts whole minutes
+        walltime = -(-walltime // 60) * 60
     return Ask(
         workers=workers or -(-(wanted or 1) // processes) * processes,
         processes=processes,
@@ -265,4 +328,5 @@ def _ask(kind: str, given: dict[str, Any], site: Mapping[str, Any], wanted: int 
         gpu_request=values.text(given, "gpu_request"),
         directives=values.lines(given, "directives"),
         skip_directives=values.lines(given, "skip_directives"),
+        site=site,
     )

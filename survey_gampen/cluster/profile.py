@@ -34,6 +34,8 @@ class Ask:
         In the batch system's own words.
     directives, skip_directives : tuple of str
         Lines to add to a job script, and words whose lines are left out.
+    site : mapping
+        What this job takes of the site's configuration of dask-jobqueue, by dask's names.
     """
 
     workers: int
@@ -48,6 +50,7 @@ class Ask:
     gpu_request: str | None = None
     directives: tuple[str, ...] = ()
     skip_directives: tuple[str, ...] = ()
+    site: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def jobs(self) -> int:
@@ -80,7 +83,7 @@ class Batch:
     patience : int
         Seconds without any worker after which it is told what the jobs wait for.
     from_site : mapping
-        Keys that dask's own configuration has set.
+        Keys of the site's configuration that the workers' jobs take.
     """
 
     ask: Ask
