@@ -17,6 +17,7 @@ import os
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -187,6 +188,7 @@ def _be(profile: Profile, security: Security, place: Path, run: RunDir) -> None:
     if profile.interface:
         options["interface"] = profile.interface
     # All tasks share one terminal.
+    warnings.filterwarnings("ignore", message="Port .* is already in use")
     logging.getLogger("distributed").setLevel(logging.ERROR)
     os.environ["DASK_LOGGING__DISTRIBUTED"] = "error"
     where = dict(scheduler(profile, security, host=None)["options"])

@@ -123,8 +123,9 @@ def hand_over(job: Job, what: str, submission: Awaitable[T], profile: Profile) -
         if _AWAY.search(str(error)):
             raise OutsideFault(f"{profile.kind} is away ({said_by(error)})") from error
         raise InputError(
-            f"{profile.kind} refuses {what} ({said_by(error)}): put profile {profile.path}"
-            " right, see `survey-gampen cluster show`"
+            f"{profile.kind} refuses {what} ({said_by(error)}): set other keys behind the profile's"
+            f" name, such as --cluster {profile.kind}:threads=1,memory=2GiB, or in a copy of"
+            f" {profile.path}; see `survey-gampen cluster show`"
         ) from error
     except FileNotFoundError as error:
         raise InputError(
