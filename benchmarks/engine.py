@@ -34,7 +34,7 @@ from survey_gampen.model.network import Gampen
 from survey_gampen.model.orientations import oriented
 from survey_gampen.model.presets import architecture
 from survey_gampen.model.targets import Targets
-from survey_gampen.posterior.settings import EngineSettings, has_bf16, usable_cores
+from survey_gampen.posterior.settings import PRECISIONS, EngineSettings, has, usable_cores
 from survey_gampen.posterior.sizing import measure_speed
 from survey_gampen.run.measure import BATCHES
 
@@ -138,13 +138,14 @@ def measure(preset: str, device: str, threads: int, quick: bool) -> dict[str, An
     torch.manual_seed(0)
     network = Gampen(architecture(preset), RATE).eval().requires_grad_(False)
     checkpoint = Checkpoint(network, Targets((0.0, 0.0, 8.0), (1.0, 1.0, 1.0)))
+    checkpoint.meta["activation_ranges"] = [1.0] * 4  # bytes multiply as fast whatever they mean
     repeats, passes = (1, 2) if quick else (3, 5)
     on_device = copy.deepcopy(network).to(device)
     with torch.inference_mode():
         plain_batch = 16 if device == "cpu" else 256
         result: dict[str, Any] = dict(plain_loop(on_device, plain_batch, passes, repeats))
     result["flop_a_pass"] = flop_a_pass(network)
-    for precision in ("fp32", "bf16") if has_bf16(device) else ("fp32",):
+    for precision in (p for p in reversed(PRECISIONS) if has(p, device)):
         batch = 32 if quick else BATCHES[device]
         settings = EngineSettings(device, precision, batch, threads)
         # The middle one: the least of some differences of two times is the luckiest, not the best.
@@ -177,7 +178,7 @@ def main() -> None:
 
     repeats = 3 if args.quick else 8
     rates = {"fp32": matrix_rate(torch.float32, repeats, args.device)}
-    if has_bf16(args.device):
+    if has("bf16", args.device):
         rates["bf16"] = matrix_rate(torch.bfloat16, repeats, args.device)
     results = {
         preset: measure(preset, args.device, args.threads, args.quick) for preset in args.presets
@@ -191,14 +192,14 @@ def main() -> None:
     )
     table = Table("preset", "method", "s a galaxy", "ms a pass", "x plain", "of dense rate")
     for preset, result in results.items():
-        for method in ("plain", "cached", "engine fp32", "engine bf16"):
+        for method in ("plain", "cached", "engine fp32", "engine bf16", "engine int8"):
             if method not in result:
                 continue
             precision = method.removeprefix("engine ")
             per_pass = result.get(f"pass {precision}")
-            fraction = (
-                f"{result['flop_a_pass'] / per_pass / rates[precision]:.0%}" if per_pass else ""
-            )
+            # There is no dense product of bytes to compare with: of bfloat16's instead.
+            rate = rates.get(precision, rates.get("bf16", rates["fp32"]))
+            fraction = f"{result['flop_a_pass'] / per_pass / rate:.0%}" if per_pass else ""
             table.add_row(
                 preset,
                 method,

@@ -24,6 +24,7 @@ from rich.table import Table
 from zarr.storage import MemoryStore
 
 from survey_gampen.images.store import COMPRESSOR, quanta, quantise
+from survey_gampen.model.checkpoint import load_checkpoint
 from survey_gampen.model.targets import PARAMETERS
 from survey_gampen.posterior.settings import resolve_precision, usable_cores
 from survey_gampen.posterior.summary import PERCENTILES
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
-    precision = resolve_precision("auto", "cpu")
+    precision = resolve_precision("auto", "cpu", load_checkpoint(args.model))
     result: dict[str, Any] = {"n": args.n, "passes": args.passes}
     with tempfile.TemporaryDirectory() as folder:
         data = args.data or Path(folder) / "sim"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from survey_gampen import __version__, cli_cluster, cli_science
 from survey_gampen.cli_science import Verbs
+from survey_gampen.config import PRECISIONS
 from survey_gampen.errors import GampenError, InputError, Interrupted
 from survey_gampen.signals import terminate_as_interrupt
 
@@ -118,7 +119,7 @@ def _add_run_options(run: argparse.ArgumentParser) -> None:
     add("--out", metavar="DIR", help="results (default: CATALOG.gampen, beside it)")
     add("--passes", type=int, metavar="N", help="Monte-Carlo passes a galaxy (default 1000)")
     add("--seed", type=int, metavar="N", help="key of all random numbers (default 0)")
-    add("--precision", choices=("auto", "bf16", "fp32"), help="arithmetic (default auto)")
+    add("--precision", choices=PRECISIONS, help="arithmetic (default auto)")
     add("--partition-rows", type=int, metavar="N", help="most rows a partition (default: measured)")
     add("--limit", type=int, metavar="N", help="only the first N rows")
     add("--select", metavar="EXPR", help='only rows for which EXPR is true, such as "mag_g < 21"')

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from survey_gampen.config import PRECISIONS
+
 Verbs = argparse._SubParsersAction
 #: Options of `train` and `calibrate` that stand for keys of the recipe.
 _CHANGES = ("preset", "epochs", "morphologies", "learning_rate", "seed")
@@ -198,7 +200,7 @@ def _add_evaluate(verbs: Verbs) -> None:
     add("--passes", type=_positive, default=1000, metavar="N", help="default 1000")
     add("--limit", type=_positive, metavar="N", help="only the first N galaxies")
     add("--seed", type=int, default=0, metavar="N", help="key of all random numbers (default 0)")
-    add("--precision", choices=("auto", "bf16", "fp32"), default="auto", help="default auto")
+    add("--precision", choices=PRECISIONS, default="auto", help="default auto")
     evaluate.set_defaults(call=_evaluate)
 
 

@@ -21,7 +21,7 @@ from survey_gampen.survey import load_survey
 BESIDE = "survey-gampen.toml"
 METADATA_KEY = b"survey_gampen"
 
-PRECISIONS = ("auto", "bf16", "fp32")
+PRECISIONS = ("auto", "int8", "bf16", "fp32")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Settings:
         Monte-Carlo passes, that is, draws a galaxy.
     seed : int
         Key of the dropout masks and of the draws, 0 <= seed < 2**63 (TOML's integers end there).
-    precision : {"auto", "bf16", "fp32"}
+    precision : {"auto", "int8", "bf16", "fp32"}
         Arithmetic of the forward passes; auto takes the fastest that is accurate enough.
     partition_rows : int or None
         Most rows a partition should have. None: measured at planning.

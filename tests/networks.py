@@ -10,6 +10,7 @@ from survey_gampen.model.checkpoint import Checkpoint
 from survey_gampen.model.network import Gampen
 from survey_gampen.model.presets import Architecture, architecture
 from survey_gampen.model.targets import Targets
+from survey_gampen.posterior.fidelity import activation_ranges
 
 TARGETS = Targets((0.0, 0.3, 8.0), (1.5, 0.6, 1.2))
 
@@ -38,7 +39,10 @@ def make_checkpoint(arch: Architecture, rate: float = 0.1, seed: int = 1) -> Che
         network.localisation.fc2.weight.normal_(std=0.01)
         # Random heads are wild; trained ones keep to the scaled targets.
         network.blocks[-1].weight_layer.weight.mul_(0.1)
-    return Checkpoint(network.eval().requires_grad_(False), TARGETS)
+    model = Checkpoint(network.eval().requires_grad_(False), TARGETS)
+    # Of the images below; an eight-bit range need not be exact.
+    model.meta["activation_ranges"] = activation_ranges(model, make_images(16, arch.size))
+    return model
 
 
 def make_images(n: int, size: int, seed: int = 0) -> NDArray[np.float32]:

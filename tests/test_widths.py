@@ -161,18 +161,17 @@ def test_the_verb_makes_intervals_hold_what_they_claim(
     # Again from there: nothing is left to set, and what was set before stays in the account.
     assert main(["widths", str(new), *words[2:], "--out", str(new)]) == 0
     again = load_checkpoint(str(new)).meta["widths"]
-    assert np.allclose(first["base"], again["base"], atol=0.05)
+    assert np.allclose(first["base"][1:], again["base"][1:], atol=0.05)
 
 
 def test_training_sees_what_the_engine_draws() -> None:
-    """Without dropout, the means in bfloat16 are those of float32, in whatever orientation."""
+    """Without dropout, what comes in bfloat16 is what comes in float32, in all orientations."""
     checkpoint = make_checkpoint(tiny(orientations=8), rate=0.0)
     images = make_images(4, 119)
     engine = Engine(checkpoint, passes=8, seed=0, precision="fp32", batch=4)
     batch = Batch(torch.from_numpy(images), np.ones((4, 3)))
     found, wanted = outputs_of(checkpoint.network, batch, 8), engine.outputs(images)
-    torch.testing.assert_close(found[..., :3], wanted[..., :3], rtol=1e-5, atol=1e-5)
-    assert not torch.equal(found[..., 3:], wanted[..., 3:])  # predicted widths are rounded
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_where_the_model_goes_is_looked_at_first(

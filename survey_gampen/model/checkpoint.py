@@ -59,6 +59,16 @@ class Checkpoint:
         """The network's architecture."""
         return self.network.arch
 
+    @property
+    def ranges(self) -> list[float]:
+        """The largest activation that each masked convolution takes; empty where unknown."""
+        return list(self.meta.get("activation_ranges", ()))
+
+    def is_faithful(self, precision: str) -> bool:
+        """Whether the posteriors in a precision are known to be those in float32."""
+        measured = self.meta.get("fidelity", {}).get(precision)
+        return measured["kept"] if measured else precision in ("fp32", "bf16")
+
 
 def shipped_models() -> list[str]:
     """Names of the models that come with the package."""

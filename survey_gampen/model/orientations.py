@@ -7,12 +7,14 @@ over them is nearer to the truth (Dieleman et al. 2015, MNRAS 450, 1441, on Gala
 
 The network that is meant is therefore the mean over orientations. Under the masks of pass k it
 would cost eight passes. But how orientations differ hardly depends on the masks, so that one pass
-and the differences without dropout, which are the same for all passes, are enough::
+and the differences of one network, the same for all passes, are enough::
 
-    mean over o of f_k(x_o)  =  f_k(x_p) - f_0(x_p) + mean over o of f_0(x_o),    p = k mod 8
+    mean over o of f_k(x_o)  =  f_k(x_p) - f(x_p) + mean over o of f(x_o),    p = k mod 8
 
-with f_0 the network without dropout and x_o the image in orientation o. Of the outputs, the
-predicted means are so corrected; the predicted covariance is that of f_k(x_p).
+with f a network that drops nothing and x_o the image in orientation o. Over the passes the two
+terms of f cancel whatever it is; the nearer it is to f_k, the less is left of how orientations
+differ. Of the outputs, the predicted means are so corrected; the predicted covariance is that of
+f_k(x_p).
 """
 
 from __future__ import annotations
@@ -47,13 +49,13 @@ def oriented(images: Tensor, k: int, count: int) -> Tensor:
     return images.contiguous()
 
 
-def corrections(undropped: Tensor, exact: Tensor) -> Tensor:
+def corrections(rounded: Tensor, exact: Tensor) -> Tensor:
     """What is to be added to the outputs of passes in each orientation.
 
     Parameters
     ----------
-    undropped : Tensor, (orientations, n, outputs)
-        Of the network without dropout, in the arithmetic of the passes: what rounding does to
+    rounded : Tensor, (orientations, n, outputs)
+        Of a network that drops nothing, in the arithmetic of the passes: what rounding does to
         these it does to passes too, and so it falls out.
     exact : Tensor, (orientations, n, outputs)
         The same in float32.
@@ -61,11 +63,8 @@ def corrections(undropped: Tensor, exact: Tensor) -> Tensor:
     Returns
     -------
     Tensor, (orientations, n, outputs) float32
-        Zero for outputs that are no means.
     """
-    means = exact[..., :_MEANS]
     # Added up one by one, so that no library chooses the order of the sum.
-    centre = reduce(torch.add, means.unbind()) / len(means)
-    correction = torch.zeros_like(exact)
-    correction[..., :_MEANS] = centre - undropped[..., :_MEANS]
-    return correction
+    centre = reduce(torch.add, exact[..., :_MEANS].unbind()) / len(exact)
+    wanted = torch.cat([centre.expand_as(exact[..., :_MEANS]), exact[..., _MEANS:]], dim=-1)
+    return wanted - rounded

@@ -2,11 +2,10 @@
 
 What comes before the first dropout is the same in all passes that see a galaxy in one orientation,
 and is computed once for these. Then for each pass, and for all galaxies of a batch at once, the
-rest: multiply with the pass's mask, convolve, pool, ReLU. That part runs at the rate of the
-device's dense matrix products, and the code around it is there to stay out of their way: masks are
-unpacked once a pass for the whole batch, activations lie channels last, and what can be done in
-place is. Its rounding falls out in the mean: each pass is used as a deviation from the network
-without dropout, which is computed in float32 as well (:mod:`survey_gampen.model.orientations`).
+rest: multiply with the pass's mask, convolve, pool, ReLU (:mod:`survey_gampen.posterior.tail`).
+That part runs at the rate of the device's dense matrix products, and the code around it is there to
+stay out of their way: masks are unpacked once a pass for the whole batch, activations lie channels
+last, and what can be done in place is.
 
 A galaxy's draws depend on its pixels, its key, the seed and the number of the pass only. Batches
 are padded to one shape, so every galaxy meets the same kernels; the tests move one through every
@@ -30,8 +29,9 @@ from survey_gampen.model.head import gaussian_parts
 from survey_gampen.model.network import Gampen
 from survey_gampen.model.orientations import corrections, oriented
 from survey_gampen.model.philox import normals
-from survey_gampen.posterior.layers import Tail, make_rowwise
-from survey_gampen.posterior.settings import DTYPES, EngineSettings, honour, use_threads
+from survey_gampen.posterior.layers import make_rowwise
+from survey_gampen.posterior.settings import EngineSettings, honour, use_threads
+from survey_gampen.posterior.tail import DTYPES, Prepared, Tail
 
 #: Galaxies whose deterministic part is computed at once. The localisation network of the largest
 #: preset takes 40 MB a galaxy there, which a whole batch need not hold.
@@ -63,6 +63,32 @@ class Draws:
     crop: Tensor
     finite: Tensor
     novelty: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Look:
+    """What all passes of a batch share.
+
+    Attributes
+    ----------
+    n : int
+        Galaxies; the rest of the batch is padding.
+    seen : list of Prepared
+        For each orientation.
+    added : Tensor, (orientations, batch, outputs) float32
+        What is added to the outputs of passes in each orientation.
+    pixels : Tensor, (batch, size, size)
+    theta : Tensor, (batch, 2, 3)
+        Affine transformation of the image as it lies.
+    novelty : Tensor, (batch,), or None
+    """
+
+    n: int
+    seen: list[Prepared]
+    added: Tensor
+    pixels: Tensor
+    theta: Tensor
+    novelty: Tensor | None
 
 
 class Engine:
@@ -110,13 +136,15 @@ class Engine:
         # runs once a pass, in float32.
         self.cached = network.dropout == "regression"
         self.masks = PackedMasks(seed, passes, network.site_shapes, network.rates, self.device)
-        self.tail = Tail(network, network.rates, self.dtype)
-        # Without dropout: in float32, and in the arithmetic of the passes.
-        none = [0.0] * len(network.rates)
-        self.exact = Tail(network, none, torch.float32)
+        rates = network.rates if self.cached else [0.0] * len(network.rates)
+        self.exact = Tail(network, rates, "fp32")
+        self.tail = self.exact
+        if self.cached and precision != "fp32":
+            self.tail = Tail(network, rates, precision, checkpoint.ranges)
+        # Novelty is known by the features of the network as it is without dropout.
         self.undropped = self.exact
-        if self.dtype != torch.float32:
-            self.undropped = Tail(network, none, self.dtype)
+        if self.novelty and max(rates) > 0:
+            self.undropped = Tail(network, [0.0] * len(rates), "fp32")
         make_rowwise(network)
 
     def draws(self, images: NDArray[np.float32], keys: NDArray[np.uint64]) -> Draws:
@@ -134,20 +162,21 @@ class Engine:
         MemoryError, torch.OutOfMemoryError
             Try again with a smaller batch.
         """
+        look = self.look(images)
+        outputs, theta = self.through(look)
         with torch.inference_mode():
-            outputs, theta, novelty = self._look(images)
             scaled = self._noisy(outputs, keys)
             physical = self.targets.to_physical(scaled)
             finite = torch.isfinite(torch.cat([scaled, physical], dim=-1)).flatten(1).all(1)
+            novelty = None if look.novelty is None else look.novelty[: look.n]
             return Draws(scaled, physical, self._crop(theta), finite, novelty)
 
     def outputs(self, images: NDArray[np.float32]) -> Tensor:
         """What the head gives in each pass, (n, passes, outputs) float32; see :meth:`draws`."""
-        with torch.inference_mode():
-            return self._look(images)[0]
+        return self.through(self.look(images))[0]
 
-    def _look(self, images: NDArray[np.float32]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Outputs (n, passes, outputs), transformations (n, 2, 3) and novelty (n,)."""
+    def look(self, images: NDArray[np.float32]) -> Look:
+        """Compute what all passes share; see :meth:`draws`."""
         n, batch = len(images), self.settings.batch
         if n > batch:
             raise ValueError(f"{n} galaxies do not fit a batch of {batch}")
@@ -155,16 +184,30 @@ class Engine:
         pixels = torch.zeros((batch, *images.shape[1:]), dtype=torch.float32)
         pixels[:n] = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
         pixels = pixels.to(self.device)
-        seen = [self._prefix(self._seen(pixels, k)) for k in range(self.orientations)]
-        hidden = [self.exact.hidden(*prefix) for prefix in seen]
-        novelty = self.novelty.score(hidden[0][:n]) if self.novelty else None
-        exact = torch.stack([self.exact.last(x) for x in hidden])
-        if self.cached:
-            outputs, theta = self._cached(seen, exact), seen[0][1]
-        else:
-            outputs, theta = self._everywhere(pixels, exact)
-        # Padding is dropped here: what follows works element by element.
-        return outputs[:n], theta[:n], novelty
+        with torch.inference_mode():
+            seen: list[Prepared] = []
+            anchors: list[Tensor] = []
+            for k in range(self.orientations):
+                features, transform = self._prefix(self._seen(pixels, k))
+                prepared = exact = self.exact.prepared(features, transform)
+                if self.tail is not self.exact:
+                    prepared = self.tail.prepared(features, transform)
+                seen.append(prepared)
+                anchors.append(exact.anchor)
+                if k == 0:
+                    theta, novelty = transform, self._novelty(features, transform, exact)
+            rounded = torch.stack([prepared.anchor for prepared in seen])
+            added = corrections(rounded, torch.stack(anchors))
+            return Look(n, seen, added, pixels, theta, novelty)
+
+    def through(self, look: Look) -> tuple[Tensor, Tensor]:
+        """All passes: outputs (n, passes, outputs) and transformations (n, 2, 3), float32."""
+        use_threads(self.settings.threads)
+        with torch.inference_mode():
+            through = self._cached if self.cached else self._everywhere
+            outputs, theta = through(look)
+            # Padding is dropped here: what follows works element by element.
+            return outputs[: look.n], theta[: look.n]
 
     def _prefix(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """What comes before the first block, without dropout."""
@@ -175,43 +218,35 @@ class Engine:
         """Images as pass k sees them."""
         return oriented(pixels, k, self.orientations)
 
-    def _cached(self, seen: list[tuple[Tensor, Tensor]], exact: Tensor) -> Tensor:
-        """Outputs (batch, passes, outputs).
+    def _novelty(self, features: Tensor, theta: Tensor, exact: Prepared) -> Tensor | None:
+        if not self.novelty:
+            return None
+        plain = self.undropped is self.exact
+        return self.novelty.score(
+            (exact if plain else self.undropped.prepared(features, theta)).hidden
+        )
 
-        Parameters
-        ----------
-        seen : list of (features, theta)
-            From :meth:`_prefix`, for each orientation.
-        exact : Tensor, (orientations, batch, outputs)
-            What comes out without dropout, in float32.
-        """
-        undropped = exact
-        if self.undropped is not self.exact:
-            undropped = torch.stack([self.undropped(*prefix) for prefix in seen])
-        added = corrections(undropped, exact)
-        prepared = [self.tail.prepared(*prefix) for prefix in seen]
-        outputs = self._empty(exact.shape[1])
+    def _cached(self, look: Look) -> tuple[Tensor, Tensor]:
+        """Passes through the blocks alone."""
+        outputs = self._empty(len(look.pixels))
         for k in range(self.passes):
             p = k % self.orientations
-            outputs[:, k] = (
-                self.tail.masked(prepared[p], self.masks.unpack(k, self.dtype)) + added[p]
-            )
-        return outputs
+            masks = self.masks.unpack(k, self.dtype)
+            outputs[:, k] = self.tail.masked(look.seen[p], masks) + look.added[p]
+        return outputs, look.theta
 
-    def _everywhere(self, pixels: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs, and transformations (batch, 2, 3): the whole network in each pass."""
-        added = corrections(exact, exact)
-        outputs = self._empty(len(pixels))
-        theta = torch.zeros((len(pixels), 2, 3), device=self.device)
+    def _everywhere(self, look: Look) -> tuple[Tensor, Tensor]:
+        """Passes through the whole network; transformations are the mean over these."""
+        outputs, theta = self._empty(len(look.pixels)), torch.zeros_like(look.theta)
         n_blocks, upright = len(self.network.blocks), range(0, self.passes, self.orientations)
         for k in range(self.passes):
             masks = _scaled(self.masks.unpack(k, torch.float32), self.masks.rates)
-            for part in torch.arange(len(pixels)).split(PREFIX_CHUNK):
+            for part in torch.arange(len(look.pixels)).split(PREFIX_CHUNK):
                 where = slice(int(part[0]), int(part[-1]) + 1)
-                seen = self._seen(pixels[where], k)
+                seen = self._seen(look.pixels[where], k)
                 features, transform = self.network.prefix(seen, masks[n_blocks:])
                 outputs[where, k] = self.network.tail(features, transform, masks[:n_blocks])
-                outputs[where, k] += added[k % self.orientations, where]
+                outputs[where, k] += look.added[k % self.orientations, where]
                 if k in upright:
                     theta[where] += transform
         return outputs, theta / len(upright)

@@ -1,24 +1,159 @@
-"""The network's layers, laid out for speed and for sums in an order of their own.
+"""The network's layers as Monte-Carlo passes use them, laid out for speed.
 
-In float32 a library's matrix product may add up row 3 of a batch in another order than row 4,
-because of where the row lies in memory or in which tile it falls. Then a galaxy's last bits would
-depend on its place. A 1 x 1 convolution over a batch of images of one pixel is the same product,
-and its kernels treat all images alike (as do the bfloat16 products): see the tests.
+Dropout keeps an element and multiplies it by ``1 / (1 - rate)``. That factor stands in no weight
+here. A layer with ReLU is homogeneous, so factors can wait: with A the product of the factors so
+far, z the activations over A and m a mask of 0 and 1::
+
+    z'  =  relu(W (m z) + bias / A)
+
+and the last layer's output times A is that of the network. The weights of a pass are so, bit for
+bit, those of a pass that drops nothing (the *anchor*), and what rounding does to both is the same
+wherever the mask leaves things as they are. It falls out of their difference, which is what a pass
+is used for (:mod:`survey_gampen.posterior.tail`).
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from survey_gampen.model.network import Block, Gampen
+from survey_gampen.model.network import Block
+
+#: Steps of an activation in eight bits.
+LEVELS = 255
+_WEIGHT_LEVELS = 127
+
+
+class Layer:
+    """What all layers of a pass have in common.
+
+    Parameters
+    ----------
+    block : Block
+    gain : float
+        Product of the factors of dropout of this layer's input and of all before.
+
+    Attributes
+    ----------
+    weight : Tensor
+        Of what is masked.
+    """
+
+    def __init__(self, block: Block, gain: float) -> None:
+        layer = block.weight_layer
+        assert isinstance(layer, (nn.Conv2d, nn.Linear))
+        assert layer.bias is not None
+        features = block.input_shape[0]
+        self.flat = block.flat
+        self.pooled = any(isinstance(module, nn.MaxPool2d) for module in block.after.modules())
+        self.padding: list[int] = []
+        if isinstance(layer, nn.Conv2d):
+            assert not isinstance(layer.padding, str)
+            self.padding = list(layer.padding)
+        self.weight = layer.weight[:, :features]
+        self._bias = layer.bias / gain
+        # Columns beyond the features are those of the crop, which is never dropped.
+        self._crop_weight = (layer.weight[:, features:] if self.flat else self.weight[:, :0]) / gain
+
+    def bias(self, theta: Tensor) -> Tensor:
+        """Bias (out,), or (n, out) where the layer sees the crop.
+
+        What it sees of the crop is the same in all passes, so it is a bias of each galaxy.
+        """
+        bias = self._bias
+        for column, value in zip(self._crop_weight.unbind(1), theta.flatten(1).t(), strict=False):
+            bias = bias + value.unsqueeze(1) * column
+        return bias
+
+    def takes(self, x: Tensor) -> Tensor:
+        """The layer's input as its arithmetic holds it."""
+        raise NotImplementedError
+
+    def __call__(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Weigh what is masked already. Of convolutions: pool, ReLU."""
+        raise NotImplementedError
+
+
+class Convolution(Layer):
+    """In float32 or bfloat16. Pooling comes before ReLU: they commute, and there is less of it."""
+
+    def __init__(self, block: Block, gain: float, dtype: torch.dtype) -> None:
+        super().__init__(block, gain)
+        self.dtype = dtype
+        self.weight = self.weight.to(dtype).contiguous(memory_format=torch.channels_last)
+
+    def bias(self, theta: Tensor) -> Tensor:
+        return super().bias(theta).to(self.dtype)
+
+    def takes(self, x: Tensor) -> Tensor:
+        return x.to(self.dtype, memory_format=torch.channels_last)
+
+    def __call__(self, x: Tensor, bias: Tensor) -> Tensor:
+        x = F.conv2d(x, self.weight, bias, padding=self.padding)
+        return (max_pool(x) if self.pooled else x).relu_()
+
+
+class QuantisedConvolution(Layer):
+    """In integers of eight bits, whose sums of products are exact.
+
+    Activations, which are never negative, are steps of one size from 0 to 255, weights steps of a
+    size for each output, from -127 to 127 (Jacob et al. 2018, arXiv:1712.05877). What lies beyond
+    the range is clipped to it.
+
+    Parameters
+    ----------
+    block : Block
+    gain : float
+    steps : tuple of float
+        Of activations that come in and that go out. 0: they go out as float32.
+    """
+
+    def __init__(self, block: Block, gain: float, steps: tuple[float, float]) -> None:
+        super().__init__(block, gain)
+        self.step, self._next = steps
+        self._steps = self.weight.abs().amax((1, 2, 3)).clamp_min(1e-30) / _WEIGHT_LEVELS
+        whole = (self.weight / self._steps[:, None, None, None]).round().to(torch.int8)
+        one, none = [1, 1], torch.zeros(len(whole), dtype=torch.int32)
+        self._zeros = none
+        self._packed = torch.ops.onednn.qconv_prepack(
+            whole, self._steps, self.step, 0, one, self.padding, one, 1, None
+        )
+
+    def takes(self, x: Tensor) -> Tensor:
+        return quantised(x, self.step).contiguous(memory_format=torch.channels_last)
+
+    def __call__(self, x: Tensor, bias: Tensor) -> Tensor:
+        one, out = [1, 1], (torch.uint8 if self._next else torch.float32)
+        x = torch.ops.onednn.qconv2d_pointwise(
+            *(x, self.step, 0, self._packed, self._steps, self._zeros, bias),
+            *(one, self.padding, one, 1, self._next or 1.0, 0, out, "relu", [], ""),
+        )
+        return max_pool(x) if self.pooled else x
+
+
+class Linear(Layer):
+    """A flat layer in float32, without its ReLU."""
+
+    def __init__(self, block: Block, gain: float) -> None:
+        super().__init__(block, gain)
+        self._rowwise = RowwiseLinear(self.weight)
+
+    def takes(self, x: Tensor) -> Tensor:
+        return x.flatten(1).float()
+
+    def __call__(self, x: Tensor, bias: Tensor) -> Tensor:
+        return self._rowwise(x) + bias
 
 
 class RowwiseLinear(nn.Module):
-    """A float32 linear layer whose output for a row does not depend on the row's place."""
+    """A float32 linear layer whose output for a row does not depend on the row's place.
+
+    A library's matrix product may add up row 3 of a batch in another order than row 4, because of
+    where the row lies in memory or in which tile it falls. Then a galaxy's last bits would depend
+    on its place. A 1 x 1 convolution over a batch of images of one pixel is the same product, and
+    its kernels treat all images alike (as do the bfloat16 products): see the tests.
+    """
 
     weight: Tensor
     bias: Tensor | None
@@ -43,123 +178,15 @@ def make_rowwise(network: nn.Module) -> None:
                 setattr(parent, name, RowwiseLinear(child.weight, child.bias))
 
 
-class MaskedLayer:
-    """A block of the network for Monte-Carlo passes.
-
-    The mask is exactly 0 or 1: the factor ``1 / (1 - rate)`` is folded into the weights. Pooling
-    comes before ReLU: they commute, and a quarter of the pixels is left.
-
-    Parameters
-    ----------
-    block : Block
-    rate : float
-        Dropout rate of its input.
-    dtype : torch.dtype
-        Of the convolutions' weights and activations; flat layers are float32 whatever it says.
-    """
-
-    def __init__(self, block: Block, rate: float, dtype: torch.dtype) -> None:
-        layer = block.weight_layer
-        assert isinstance(layer, (nn.Conv2d, nn.Linear))
-        assert layer.bias is not None
-        features = block.input_shape[0]
-        self.flat = block.flat
-        self.relu = not isinstance(block.after, nn.Identity)
-        self.pooled = any(isinstance(module, nn.MaxPool2d) for module in block.after.modules())
-        # A hundredth of the work, and half of what rounding does to a narrow posterior.
-        self.dtype = torch.float32 if self.flat else dtype
-        self.padding = layer.padding if isinstance(layer, nn.Conv2d) else 0
-        self.bias = layer.bias
-        # Columns beyond the features are those of the crop, which is never dropped.
-        self.crop_weight = layer.weight[:, features:] if self.flat else layer.weight[:, :0]
-        weight = layer.weight[:, :features] / (1 - max(rate, 0.0))
-        self.weight = weight.to(self.dtype)
-        if not self.flat:
-            self.weight = self.weight.contiguous(memory_format=torch.channels_last)
-        self.rowwise = RowwiseLinear(weight) if self.flat else None
-
-    def bias_with(self, theta: Tensor) -> Tensor:
-        """Bias in the layer's precision: (out,), or (n, out) where the layer sees the crop.
-
-        What it sees of the crop is the same in all passes, so it is a bias of each galaxy.
-        """
-        bias = self.bias
-        for column, value in zip(self.crop_weight.unbind(1), theta.flatten(1).t(), strict=False):
-            bias = bias + value.unsqueeze(1) * column
-        return bias.to(self.dtype)
-
-    def __call__(self, x: Tensor, bias: Tensor, mask: Tensor | None, *, overwrite: bool) -> Tensor:
-        """Mask, weigh, pool, ReLU.
-
-        Parameters
-        ----------
-        x : Tensor, (n, *input_shape)
-            May be changed if `overwrite`.
-        bias : Tensor
-            From :meth:`bias_with`.
-        mask : Tensor or None
-            0 or 1, of the input's shape; None drops nothing.
-        """
-        if self.flat:
-            x = x.flatten(1).to(self.dtype)
-        if mask is not None:
-            x = x.mul_(mask) if overwrite else x * mask
-        if self.rowwise is None:
-            x = F.conv2d(x, self.weight, bias, padding=self.padding)
-        else:
-            x = self.rowwise(x) + bias
-        if self.pooled:
-            x = F.max_pool2d(x, 3, 2)
-        return x.relu_() if self.relu else x
+def quantised(x: Tensor, step: float) -> Tensor:
+    """Activations as numbers of steps, uint8."""
+    return (x.float() / step).round_().clamp_(0, LEVELS).to(torch.uint8)
 
 
-#: Features of the first block, and the biases of all layers.
-Prepared = tuple[Tensor, list[Tensor]]
-
-
-class Tail:
-    """All that comes after the first dropout, in one arithmetic: a fast :meth:`Gampen.tail`.
-
-    Parameters
-    ----------
-    network : Gampen
-    rates : sequence of float
-        Dropout rate of each block's input.
-    dtype : torch.dtype
-        As :class:`MaskedLayer` has it.
-    """
-
-    def __init__(self, network: Gampen, rates: Sequence[float], dtype: torch.dtype) -> None:
-        blocks = [block for block in network.blocks if isinstance(block, Block)]
-        self.layers = [MaskedLayer(block, rates[block.site], dtype) for block in blocks]
-        self.dtype = dtype
-
-    def prepared(self, features: Tensor, theta: Tensor) -> Prepared:
-        """What all passes of these galaxies share; arguments from :meth:`Gampen.prefix`."""
-        features = features.to(self.dtype, memory_format=torch.channels_last)
-        return features, [layer.bias_with(theta) for layer in self.layers]
-
-    def masked(self, prepared: Prepared, masks: Sequence[Tensor | None]) -> Tensor:
-        """Outputs (n, outputs) under masks of 0 and 1, one a block."""
-        return self._through(prepared, masks, len(self.layers))
-
-    def hidden(self, features: Tensor, theta: Tensor) -> Tensor:
-        """What the last layer sees without dropout."""
-        prepared = self.prepared(features, theta)
-        return self._through(prepared, [None] * len(self.layers), len(self.layers) - 1)
-
-    def last(self, hidden: Tensor) -> Tensor:
-        """Outputs (n, outputs) from what the last layer sees, without dropout."""
-        layer = self.layers[-1]
-        return layer(hidden, layer.bias, None, overwrite=False)
-
-    def __call__(self, features: Tensor, theta: Tensor) -> Tensor:
-        """Outputs (n, outputs) without dropout."""
-        return self.last(self.hidden(features, theta))
-
-    def _through(self, prepared: Prepared, masks: Sequence[Tensor | None], n: int) -> Tensor:
-        features, biases = prepared
-        x = features
-        for layer, bias, mask in zip(self.layers[:n], biases[:n], masks[:n], strict=True):
-            x = layer(x, bias, mask, overwrite=x is not features)
-        return x
+def max_pool(x: Tensor) -> Tensor:
+    """The largest of 3 x 3, at every second pixel (n, channels, height, width)."""
+    if x.is_cuda:
+        return F.max_pool2d(x, 3, 2)
+    # Rows, then columns: each a few whole runs of channels, and there is no other for bytes.
+    rows = torch.maximum(torch.maximum(x[:, :, :-2:2], x[:, :, 1:-1:2]), x[:, :, 2::2])
+    return torch.maximum(torch.maximum(rows[..., :-2:2], rows[..., 1:-1:2]), rows[..., 2::2])

@@ -15,8 +15,17 @@ from typing import Any
 import torch
 
 from survey_gampen.errors import InputError, OutsideFault
+from survey_gampen.model.checkpoint import Checkpoint
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+#: Arithmetics of the passes, the fastest first.
+PRECISIONS = ("int8", "bf16", "fp32")
+
+
+#: Instruction sets of CPUs, of which one is enough. Without VNNI, sums of bytes would saturate.
+_INSTRUCTIONS = {
+    "int8": {"avx512_vnni", "avx_vnni", "amx_int8"},
+    "bf16": {"avx512_bf16", "amx_bf16", "bf16"},
+}
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ class EngineSettings:
     device : str
         "cpu" or "cuda".
     precision : str
-        "bf16" or "fp32": of the masked convolutions; all else is float32.
+        "int8", "bf16" or "fp32": of the masked convolutions; all else is float32.
     batch : int
         Galaxies computed at once; fewer are padded to it.
     threads : int
@@ -52,28 +61,41 @@ def resolve_device(device: str = "auto") -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def resolve_precision(precision: str, device: str) -> str:
-    """Name the precision: "auto" is bf16 where the device multiplies it in hardware.
+def resolve_precision(precision: str, device: str, model: Checkpoint) -> str:
+    """Name the precision: "auto" is the fastest for which the device has instructions, and in which
+    the model is known to say the same as in float32.
 
     Raises
     ------
     InputError
-        If it is none of auto, bf16, fp32, or bf16 where the device cannot.
+        If it is none of auto, int8, bf16, fp32, or one that the device or the model cannot.
     """
-    if precision not in ("auto", *DTYPES):
-        raise InputError(f"no precision {precision!r}: choose auto, bf16 or fp32")
-    if precision == "bf16" and not has_bf16(device):
-        raise InputError(f"this {device} has no instructions for bf16: use --precision auto")
-    if precision != "auto":
-        return precision
-    return "bf16" if has_bf16(device) else "fp32"
+    if precision not in ("auto", *PRECISIONS):
+        raise InputError(f"no precision {precision!r}: choose auto, {', '.join(PRECISIONS)}")
+    if precision == "auto":
+        usable = (p for p in PRECISIONS if has(p, device) and model.is_faithful(p))
+        return next(usable)
+    if not has(precision, device):
+        raise InputError(f"this {device} has no instructions for {precision}: use --precision auto")
+    if precision == "int8" and not model.ranges:
+        raise InputError(
+            "the model does not say how large its activations are, which int8 must know: "
+            "`survey-gampen widths` adds that, or use --precision auto"
+        )
+    return precision
 
 
-def has_bf16(device: str) -> bool:
-    """Whether the device has instructions that multiply bfloat16 numbers."""
+def has(precision: str, device: str) -> bool:
+    """Whether the device has instructions that multiply such numbers."""
+    if precision == "fp32":
+        return True
     if device == "cuda":
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & _cpu_flags())
+        if precision != "bf16" or not torch.cuda.is_available():
+            return False
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "int8" and not hasattr(torch.ops.onednn, "qconv2d_pointwise"):
+        return False
+    return bool(_INSTRUCTIONS[precision] & _cpu_flags())
 
 
 def usable_cores() -> int:
@@ -97,10 +119,10 @@ def honour(settings: EngineSettings) -> torch.device:
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
-    if settings.precision == "bf16" and not has_bf16(settings.device):
+    if not has(settings.precision, settings.device):
         raise OutsideFault(
-            f"the run was planned for bf16 and this worker's {settings.device} has no instructions "
-            "for it: use workers of one kind, or start a run with --precision fp32"
+            f"the run was planned for {settings.precision} and this worker's {settings.device} has "
+            "no instructions for it: use workers of one kind, or start a run with --precision fp32"
         )
     use_threads(settings.threads)
     return torch.device(settings.device)
@@ -118,6 +140,12 @@ def use_threads(threads: int) -> None:
         torch.set_num_threads(threads)
     if torch.get_num_threads() != threads:
         raise OutsideFault(f"this worker cannot use the {threads} threads of the run's plan")
+
+
+def wait(device: torch.device) -> None:
+    """A GPU works on after a call has returned: wait until it has done so."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _cpu_flags() -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from survey_gampen.posterior.settings import (
     resolve_device,
     resolve_precision,
     usable_cores,
+    wait,
 )
 from survey_gampen.posterior.summary import summarise
 
@@ -42,12 +44,18 @@ class Speed:
 
 
 def resolve_engine(
-    batch: int, *, device: str = "auto", precision: str = "auto", threads: int | None = None
+    model: Checkpoint,
+    batch: int,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
 ) -> EngineSettings:
     """Settle what the bits of a run depend on.
 
     Parameters
     ----------
+    model : Checkpoint
     batch : int
         Galaxies at once.
     device, precision : str
@@ -58,27 +66,28 @@ def resolve_engine(
     Raises
     ------
     InputError
-        If the precision has no such name.
+        As :func:`~survey_gampen.posterior.settings.resolve_precision`.
     """
     device = resolve_device(device)
-    return EngineSettings(
-        device, resolve_precision(precision, device), batch, threads or usable_cores()
-    )
+    precision = resolve_precision(precision, device, model)
+    return EngineSettings(device, precision, batch, threads or usable_cores())
 
 
 def measure_speed(checkpoint: Checkpoint, settings: EngineSettings, passes: int = _PASSES) -> Speed:
-    """Time a full batch with one pass and with `passes` more; the difference is their time."""
+    """Time a full batch with so many passes, after one that loads kernels."""
     side = checkpoint.config.size
     images = np.random.default_rng(0).normal(0, 3, (settings.batch, side, side)).astype(np.float32)
     keys = np.arange(settings.batch, dtype=np.uint64)
+    engine = Engine(checkpoint, passes=passes, seed=0, **settings.to_dict())
 
-    def seconds(number: int) -> float:
-        engine = Engine(checkpoint, passes=number, seed=0, **settings.to_dict())
+    def seconds(run: Callable[[], object]) -> float:
         begun = time.perf_counter()
-        summarise(engine.draws(images, keys))  # ends on the host, so a GPU has finished
+        run()
+        wait(engine.device)
         return (time.perf_counter() - begun) / settings.batch
 
-    seconds(1)  # the first time loads kernels
-    few, more = seconds(1), seconds(1 + passes)
-    per_pass = max(more - few, 1e-3 * more) / passes
-    return Speed(max(0.0, few - per_pass), per_pass)
+    summarise(engine.draws(images, keys))
+    look = engine.look(images)
+    whole = seconds(lambda: summarise(engine.draws(images, keys)))
+    through = seconds(lambda: engine.through(look))
+    return Speed(max(0.0, whole - through), through / passes)

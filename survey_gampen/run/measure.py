@@ -40,7 +40,7 @@ def measure(model: str, passes: int, precision: str, threads: int, rows: int) ->
     passes : int
         Of the run.
     precision : str
-        ``auto``, ``bf16`` or ``fp32``.
+        ``auto``, ``int8``, ``bf16`` or ``fp32``.
     threads : int
         Cores of one worker.
     rows : int
@@ -48,7 +48,8 @@ def measure(model: str, passes: int, precision: str, threads: int, rows: int) ->
     """
     checkpoint = load_checkpoint(model)
     device = resolve_device()
+    batch = max(1, min(BATCHES[device], rows))
     settings = resolve_engine(
-        max(1, min(BATCHES[device], rows)), device=device, precision=precision, threads=threads
+        checkpoint, batch, device=device, precision=precision, threads=threads
     )
     return Measured(settings.to_dict(), measure_speed(checkpoint, settings).seconds(passes))

@@ -1,7 +1,8 @@
 """What is done to the best model when its training has ended.
 
-The widths of its posteriors are set (:mod:`survey_gampen.training.widths`), and it learns to know
-what it has never seen (:mod:`survey_gampen.model.novelty`), both on galaxies kept from training.
+The widths of its posteriors are set (:mod:`survey_gampen.training.widths`), it learns to know what
+it has never seen (:mod:`survey_gampen.model.novelty`), and it is measured which fast arithmetic it
+bears (:mod:`survey_gampen.posterior.fidelity`), all on galaxies kept from training.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 from survey_gampen.commit import replace
 from survey_gampen.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from survey_gampen.model.novelty import Novelty
+from survey_gampen.posterior.fidelity import GALAXIES, set_precisions
 from survey_gampen.training.data import TrainingSet
 from survey_gampen.training.validation import hidden_features, outputs
 from survey_gampen.training.widths import set_widths
@@ -63,8 +65,11 @@ def finish(
         batches = [data.mix(held_out, rng) for _ in range(_MIXES)]
         found = torch.cat([outputs(model.network, batch, _PASSES) for batch in batches])
         set_widths(model, found, np.concatenate([batch.truth for batch in batches]))
+    galaxies = data.mix(held_out[:GALAXIES], rng).image.cpu().numpy()
     seen, unseen = (_features(model, data, rows, rng) for rows in (trained[:_SEEN], held_out))
     novelty = Novelty.fit(seen, unseen)
+    model.network.cpu()
+    set_precisions(model, galaxies)
     write = partial(
         save_checkpoint,
         network=model.network,

@@ -3,13 +3,14 @@
 Training ends with the same on the few hundred galaxies that it kept for itself; by their number
 alone coverage is then known to two points. A set of thousands that training never saw does better,
 and one of another population makes the intervals true there. The outputs are those of the engine,
-as in a run.
+as in a run. With the same galaxies it is seen which fast arithmetic the model bears.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -23,10 +24,11 @@ from survey_gampen.commit import replace
 from survey_gampen.errors import InputError
 from survey_gampen.model.checkpoint import load_checkpoint, save_checkpoint
 from survey_gampen.model.targets import PARAMETERS
+from survey_gampen.posterior.fidelity import GALAXIES, set_precisions
 from survey_gampen.simulation.population import Population
 from survey_gampen.simulation.simulate import read_settings, read_truth
 from survey_gampen.training.parts import PartsSet
-from survey_gampen.training.unseen import batches, cutouts, engine_here
+from survey_gampen.training.unseen import BATCH, batches, cutouts, engine_here
 from survey_gampen.training.widths import LEAST, set_widths
 
 Looked = tuple[NDArray[np.float32], NDArray[np.float64]]
@@ -64,13 +66,19 @@ def main(model: str, data: Path, out: Path, *, passes: int = 128, seed: int = 0)
         raise InputError(f"{data} has {n} galaxies: give {LEAST} or more")
     _check_place(out)  # rather an error now than after all the passes
     looked = _mixed(PartsSet(data), seed) if settings["parts"] else _finished(data, n)
+    first = list(islice(looked, -(-GALAXIES // BATCH)))
+    seen = np.concatenate([images for images, _ in first])
+    set_precisions(checkpoint, seen)  # so that these are the outputs of a run with this model
     engine = engine_here(checkpoint, passes, seed)
     found, truths = [], []
-    shown = track(looked, "looking", total=len(batches(n)), console=Console(stderr=True))
+    shown = track(
+        chain(first, looked), "looking", total=len(batches(n)), console=Console(stderr=True)
+    )
     for images, truth in shown:
         found.append(engine.outputs(images).cpu())
         truths.append(truth)
     widths = set_widths(checkpoint, torch.cat(found), np.concatenate(truths))
+    set_precisions(checkpoint, seen)  # in units of the new widths
     write = partial(
         save_checkpoint,
         network=checkpoint.network,

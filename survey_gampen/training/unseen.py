@@ -23,14 +23,14 @@ def engine_here(checkpoint: Checkpoint, passes: int, seed: int, precision: str =
     Raises
     ------
     InputError
-        If there is no such precision here.
+        If there is no such precision here, or not for this model.
     """
     device = resolve_device()
     return Engine(
         checkpoint,
         passes=passes,
         seed=seed,
-        precision=resolve_precision(precision, device),
+        precision=resolve_precision(precision, device, checkpoint),
         batch=BATCH,
         device=device,
         threads=usable_cores(),
