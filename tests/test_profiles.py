@@ -13,7 +13,7 @@ import pytest
 
 from survey_gampen.cli import main
 from survey_gampen.cluster import load as profiles
-from survey_gampen.cluster.certificates import no_space, on_disk
+from survey_gampen.cluster.certificates import check_path, on_disk
 from survey_gampen.cluster.driver import check, script
 from survey_gampen.cluster.jobs import make_job, resources
 from survey_gampen.cluster.load import known, load_profile
@@ -227,11 +227,11 @@ def test_minutes_of_lsf_are_rounded_up() -> None:
 @pytest.mark.parametrize("letter", [*"()&;|<>*#%'$`\\\" ~\n"])
 def test_letters_that_job_scripts_do_not_take(letter: str) -> None:
     with pytest.raises(InputError, match="give an --out without"):
-        no_space(Path(f"/out{letter}/run"))
+        check_path(Path(f"/out{letter}/run"))
 
 
 def test_paths_that_job_scripts_take() -> None:
-    no_space(Path("/scratch/a_b-c.d/user@site/x+y=z,1:2/Galaxien-für-später"))
+    check_path(Path("/scratch/a_b-c.d/user@site/x+y=z,1:2/Galaxien-für-später"))
 
 
 def test_a_path_is_refused_by_where_it_comes_from(

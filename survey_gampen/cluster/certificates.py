@@ -45,7 +45,7 @@ def on_disk(folder: Path, owner: Path) -> Iterator[Security]:
     InputError
         If a job script can't name the folder.
     """
-    no_space(folder, shared=not folder.is_relative_to(owner))
+    check_path(folder, shared=not folder.is_relative_to(owner))
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     prefix = f"tls-{hashlib.sha256(os.fsencode(owner)).hexdigest()[:12]}-"
     sweep(folder, prefix)
@@ -56,7 +56,7 @@ def on_disk(folder: Path, owner: Path) -> Iterator[Security]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def no_space(path: Path, shared: bool = False) -> None:
+def check_path(path: Path, shared: bool = False) -> None:
     """Refuse a path that can't stand in a job script.
 
     Parameters

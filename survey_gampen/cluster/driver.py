@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from survey_gampen.cluster.certificates import no_space
+from survey_gampen.cluster.certificates import check_path
 from survey_gampen.cluster.jobqueue import Job
 from survey_gampen.cluster.jobs import SUBMIT, make_job
 from survey_gampen.cluster.posted import hand_over
@@ -101,7 +101,7 @@ def check(profile: Profile, run: RunDir) -> None:
             f"a driver can't be submitted with a profile of kind {profile.kind}: choose one of"
             f" {', '.join(can)}, or type run where jobs are submitted"
         )
-    no_space(run.root)
+    check_path(run.root)
     command = SUBMIT[profile.kind].split()[0]
     if not shutil.which(command):
         raise InputError(

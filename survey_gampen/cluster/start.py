@@ -191,7 +191,7 @@ def _of_jobs(profile: Profile, run: RunDir, say: Callable[[str], None]) -> Itera
     from survey_gampen.cluster.fleet import Fleet
 
     assert profile.batch is not None
-    certificates.no_space(run.job_logs)
+    certificates.check_path(run.job_logs)
     run.job_logs.mkdir(parents=True, exist_ok=True)
     shared = Path(profile.batch.shared) if profile.batch.shared else run.cluster
     with certificates.on_disk(shared, owner=run.root) as security:
