@@ -83,6 +83,8 @@ def compute(
     begun, losses = Counter[int](), Counter[int]()
     with start(profile, folder, say) as cluster, _Count(len(todo), what) as count:
         crew = DaskCrew(cluster)
+        for line in cluster.dashboard_lines() if profile.batch else []:
+            say(line)
         while waiting or running:
             # What waits for a worker waits here, and not at one that may end before.
             for _ in range(min(crew.seats(_SLOT) - len(running), len(waiting))):

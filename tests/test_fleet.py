@@ -231,3 +231,22 @@ def test_many_jobs_are_asked_about_less_often(
     world.fleet.begin()
     time.sleep(0.1)  # some of the usual pauses
     assert all(job.word is None for job in world.fleet._posted.values())
+
+
+def test_a_job_is_replaced_before_it_ends(world: World) -> None:
+    """As early as the jobs waited in the queue, so that one begins when the other ends."""
+    world.fleet.begin()
+    world.comes(1)
+    world.comes(2)
+    until(lambda: all(p.began for p in world.fleet._posted.values()), 10)
+    (kind,), first = world.fleet._kinds, world.fleet._posted["survey-gampen-1"]
+    assert kind.ask.walltime
+    kind.longest_wait = 300.0
+    first.began = time.monotonic() - kind.ask.walltime + 310  # ends in 310 s
+    time.sleep(0.1)
+    assert len(world.jobs) == 2
+    first.began -= 20
+    world.hears("job 3 submitted in place of one that has ended or will soon")
+    time.sleep(0.1)
+    assert len(world.jobs) == 3
+    assert world.jobs["1"] is RUNS  # and goes on until its end

@@ -12,10 +12,12 @@ import hashlib
 import os
 import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 from distributed import Security
 
 from survey_gampen.errors import InputError
@@ -37,8 +39,7 @@ def on_disk(folder: Path, owner: Path) -> Iterator[Security]:
     folder : Path
         On a file system that all nodes see; made, for its owner alone, if it is not there.
     owner : Path
-        Folder of the results: one client at a time works in it, so what carries its name is left
-        over from one that was killed, and goes.
+        Folder of the results: what clients in it left behind that were killed goes.
 
     Raises
     ------
@@ -49,7 +50,8 @@ def on_disk(folder: Path, owner: Path) -> Iterator[Security]:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     prefix = f"tls-{hashlib.sha256(os.fsencode(owner)).hexdigest()[:12]}-"
     sweep(folder, prefix)
-    place = Path(tempfile.mkdtemp(prefix=prefix, dir=folder))  # mode 0700
+    mine = f"{prefix}{socket.gethostname()}-{os.getpid()}-"
+    place = Path(tempfile.mkdtemp(prefix=mine, dir=folder))  # mode 0700
     try:
         yield write(place)
     finally:
@@ -87,8 +89,16 @@ def check_path(path: Path, shared: bool = False) -> None:
 def sweep(folder: Path, prefix: str, but: Path | None = None) -> None:
     """Remove what clients that were killed left behind."""
     for left in folder.glob(f"{prefix}*"):
-        if left != but:
+        if left != but and not _of_the_living(left.name.removeprefix(prefix)):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _of_the_living(name: str) -> bool:
+    """Whether certificates are of a process that lives on this machine: a second client of
+    ``simulate``, say, must not take those of the first."""
+    host, _, rest = name.rpartition("-")[0].rpartition("-")
+    here = host == socket.gethostname()
+    return here and rest.isdecimal() and int(rest) != os.getpid() and psutil.pid_exists(int(rest))
 
 
 def write(place: Path) -> Security:
