@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import dask
 from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
 from distributed.system import MEMORY_LIMIT
@@ -25,6 +24,7 @@ from distributed.system import MEMORY_LIMIT
 from survey_gampen.cluster import values
 from survey_gampen.cluster.gpu import visible
 from survey_gampen.cluster.profile import BATCH, KINDS, Ask, Batch, Profile
+from survey_gampen.cluster.site import site_settings, taken
 from survey_gampen.errors import InputError
 from survey_gampen.paths import data_file, is_path, names
 from survey_gampen.tomlfile import check_keys
@@ -46,40 +46,6 @@ _MEANINGLESS = {
     "slurm": {"resource_spec"},
     "lsf": {"resource_spec"},
     "htcondor": {"resource_spec", "queue", "account", "driver"},
-}
-
-#: Keys of dask's jobqueue.yaml that are used, with the profile's keys that go before each.
-_SITE = {
-    "queue": ("queue",),
-    "account": ("account",),
-    "project": ("account",),
-    "walltime": ("walltime",),
-    "processes": ("processes",),
-    "cores": ("threads",),
-    "memory": ("memory",),
-    "job-cpu": ("threads",),
-    "job-mem": ("memory",),
-    "ncpus": ("threads",),
-    "mem": ("memory",),
-    # One text for all three: who sets one of them does not mean the site's any more.
-    "resource-spec": ("resource_spec", "threads", "memory", "gpus"),
-    "python": ("python",),
-    "interface": ("interface",),
-    "local-directory": ("scratch",),
-    "memory-per-core-property-name": (),
-    "lsf-units": (),
-    "submit-command-extra": (),
-    "cancel-command-extra": (),
-    "shebang": (),
-    "job-extra-directives": (),
-    "job-directives-skip": (),
-    "job-script-prologue": (),
-}
-#: Older names that dask-jobqueue still takes where the newer one is not set.
-_RENAMED = {
-    "env-extra": "job-script-prologue",
-    "job-extra": "job-extra-directives",
-    "header-skip": "job-directives-skip",
 }
 
 _KEYS = {
@@ -219,7 +185,7 @@ def _gpus(given: dict[str, Any]) -> int:
 
 
 def _batch(kind: str, given: dict[str, Any], wanted: int | None) -> Batch:
-    site = _site(kind)
+    site = site_settings(kind)
     cutters = _other(kind, given, "cutters", site)
     small = {"threads": 1, "memory": _DRIVER_MEMORY, "workers": 1, "processes": 1}
     driver = _other(kind, given, "driver", site, small)
@@ -263,38 +229,8 @@ def _other(
         raise ValueError(f"{key}: {error}") from None
 
 
-def _site(kind: str) -> dict[str, Any]:
-    """Return what the site has set in dask's own configuration, by the names of today.
-
-    Left out are what dask-jobqueue has set itself, and keys that no job of ours uses.
-    """
-    from survey_gampen.cluster.jobs import shipped
-
-    defaults = shipped(kind)
-    found = {}
-    for spelled, value in dask.config.get(f"jobqueue.{kind}", {}).items():
-        key = spelled.replace("_", "-")  # dask takes both; its environment variables have _
-        if value and value != defaults.get(key):
-            found[key] = value
-    renamed = _RENAMED if "project" in defaults else _RENAMED | {"project": "account"}
-    for old, new in renamed.items():
-        if old in found:
-            found.setdefault(new, found[old])
-    for key in _RENAMED.values():
-        if isinstance(found.get(key), str):  # of an environment variable
-            found[key] = [found[key]]
-    return {key: value for key, value in found.items() if key in _SITE and key in defaults}
-
-
-def _taken(site: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a job takes of the site's keys: those the profile does not set itself."""
-    # No GPUs are nothing asked for, and profiles say so in a line of their own.
-    own = {key for key, value in given.items() if value not in ("auto", None, 0)}
-    return {key: value for key, value in site.items() if own.isdisjoint(_SITE[key])}
-
-
 def _ask(kind: str, given: dict[str, Any], site: Mapping[str, Any], wanted: int | None) -> Ask:
-    site = _taken(site, given)
+    site = taken(site, given)
     processes = values.number(given, "processes", least=1) or int(site.get("processes") or 1)
     workers = values.number(given, "workers", least=1)
     if workers and workers % processes:
