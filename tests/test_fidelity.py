@@ -89,6 +89,17 @@ def test_ranges_that_clip_everything_are_seen() -> None:
     assert found["int8"]["p95"] > 0.15
 
 
+def test_a_process_keeps_its_threads() -> None:
+    """A training that goes on after its model was finished must give the same bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        set_precisions(make_checkpoint(tiny()), make_images(4, 119))
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_where_dropout_acts_everywhere_float32_alone_is_used() -> None:
     checkpoint = make_checkpoint(tiny(dropout="everywhere"))
     model = replace(checkpoint, meta={})

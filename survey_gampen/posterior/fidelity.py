@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from survey_gampen.model.checkpoint import Checkpoint
 from survey_gampen.model.targets import PARAMETERS
 from survey_gampen.posterior.engine import Engine
-from survey_gampen.posterior.settings import PRECISIONS, has, usable_cores
+from survey_gampen.posterior.settings import PRECISIONS, has
 from survey_gampen.posterior.summary import PERCENTILES, summarise
 from survey_gampen.posterior.tail import Tail
 
@@ -137,8 +137,10 @@ def fidelity(
 
 def posteriors(model: Checkpoint, images: Images, passes: int, precision: str) -> Columns:
     """Summaries of galaxies under the same masks and noise, whatever the precision."""
+    # The threads that this process has now: a training that goes on must not find others.
+    threads = torch.get_num_threads()
     engine = Engine(
-        model, passes=passes, seed=0, precision=precision, batch=_BATCH, threads=usable_cores()
+        model, passes=passes, seed=0, precision=precision, batch=_BATCH, threads=threads
     )
     keys = np.arange(len(images), dtype=np.uint64)
     parts = []
