@@ -14,6 +14,8 @@ is used for (:mod:`survey_gampen.posterior.tail`).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -25,7 +27,7 @@ LEVELS = 255
 _WEIGHT_LEVELS = 127
 
 
-class Layer:
+class Layer(ABC):
     """What all layers of a pass have in common.
 
     Parameters
@@ -66,13 +68,13 @@ class Layer:
             bias = bias + value.unsqueeze(1) * column
         return bias
 
+    @abstractmethod
     def takes(self, x: Tensor) -> Tensor:
         """The layer's input as its arithmetic holds it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def __call__(self, x: Tensor, bias: Tensor) -> Tensor:
         """Weigh what is masked already. Of convolutions: pool, ReLU."""
-        raise NotImplementedError
 
 
 class Convolution(Layer):
