@@ -221,10 +221,9 @@ class Engine:
     def _novelty(self, features: Tensor, theta: Tensor, exact: Prepared) -> Tensor | None:
         if not self.novelty:
             return None
-        plain = self.undropped is self.exact
-        return self.novelty.score(
-            (exact if plain else self.undropped.prepared(features, theta)).hidden
-        )
+        if self.undropped is not self.exact:
+            exact = self.undropped.prepared(features, theta)
+        return self.novelty.score(exact.hidden)
 
     def _cached(self, look: Look) -> tuple[Tensor, Tensor]:
         """Passes through the blocks alone."""
