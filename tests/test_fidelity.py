@@ -111,5 +111,8 @@ def test_where_dropout_acts_everywhere_float32_alone_is_used() -> None:
 def test_shipped_models_say_it(name: str) -> None:
     model = load_checkpoint(name)
     assert len(model.ranges) == 4
+    for precision in ("bf16", "int8"):
+        measured = model.meta["fidelity"][precision]
+        assert measured["kept"] == (measured["median"] < 0.05 and measured["p95"] < 0.15)
+        assert measured["kept"] == model.is_faithful(precision)
     assert model.is_faithful("bf16")
-    assert model.is_faithful("int8")
