@@ -32,14 +32,18 @@ def stop_run_in_order() -> Iterator[None]:
 
 @contextlib.contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
-    """Make SIGTERM end any verb as Ctrl-C does: its workers, and its jobs, end with it."""
+    """Make SIGTERM end any verb as Ctrl-C does: its workers, and its jobs, end with it.
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    with _handled({signal.SIGTERM: interrupt}):
+    A verb's process that was told to end stays told: a second SIGTERM, while it exits, is ignored,
+    and its exit code is the verb's.
+    """
+    with _handled({signal.SIGTERM: _interrupt}):
         yield
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
@@ -54,4 +58,6 @@ def _handled(
         yield
     finally:
         for each, handler in before.items():
-            signal.signal(each, handler)
+            told = signal.getsignal(each) is signal.SIG_IGN
+            if not (told and _interrupt in (handler, handlers[each])):
+                signal.signal(each, handler)

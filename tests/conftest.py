@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -44,6 +45,15 @@ def parts_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def parts(parts_folder: Path) -> PartsSet:
     """That set, in memory."""
     return PartsSet(parts_folder)
+
+
+@pytest.fixture
+def signals_of_before() -> Iterator[None]:
+    """A verb that is told to end ignores SIGTERM from then on; not so the tests after it."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)
 
 
 @pytest.fixture(scope="session")

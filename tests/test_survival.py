@@ -84,6 +84,7 @@ def test_a_signal_ends_the_run_in_order(sky: Sky, tmp_path: Path) -> None:
     assert hats.read_hats(out / "posteriors").catalog_info.total_rows == rows(out).num_rows
 
 
+@pytest.mark.usefixtures("signals_of_before")
 def test_a_signal_after_the_last_file_finds_nothing_to_stop(
     sky: Sky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
