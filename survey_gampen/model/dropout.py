@@ -107,6 +107,8 @@ class PackedMasks:
         One a site; sites with a rate <= 0 have no mask.
     device
         Where they are kept and unpacked.
+    named : sequence of int
+        Sites at which so little is dropped that a list of it does instead of a mask.
     """
 
     def __init__(
@@ -116,19 +118,24 @@ class PackedMasks:
         shapes: Sequence[Sequence[int]],
         rates: Sequence[float],
         device: torch.device | str = "cpu",
+        named: Sequence[int] = (),
     ) -> None:
         self.shapes = [tuple(shape) for shape in shapes]
         self.rates = tuple(rates)
+        self._dropped: dict[int, list[list[tuple[int, ...]]]] = {site: [] for site in named}
         n_bytes = [
-            (math.prod(shape) + 7) // 8 if rate > 0 else 0
-            for shape, rate in zip(self.shapes, rates, strict=True)
+            (math.prod(shape) + 7) // 8 if rate > 0 and site not in named else 0
+            for site, (shape, rate) in enumerate(zip(self.shapes, rates, strict=True))
         ]
         self._ends = list(accumulate(n_bytes))
         self._packed = torch.zeros((passes, sum(n_bytes)), dtype=torch.uint8, device=device)
         self._tables: dict[torch.dtype, Tensor] = {}
         for k in range(passes):
             for site, (shape, rate) in enumerate(zip(self.shapes, rates, strict=True)):
-                if rate > 0:
+                if site in named:
+                    gone = ~keep(seed, k, site, shape, max(rate, 0.0), device)
+                    self._dropped[site].append([tuple(at) for at in gone.nonzero().tolist()])
+                elif rate > 0:
                     end = self._ends[site]
                     bits = _memory_order(keep(seed, k, site, shape, rate, device))
                     self._packed[k, end - n_bytes[site] : end] = _pack(bits)
@@ -141,8 +148,13 @@ class PackedMasks:
         """Memory they take [bytes]."""
         return self._packed.numel()
 
+    def dropped(self, k: int, site: int) -> list[tuple[int, ...]]:
+        """Indices of the elements that pass k drops at one of the `named` sites."""
+        return self._dropped[site][k]
+
     def unpack(self, k: int, dtype: torch.dtype) -> list[Tensor | None]:
-        """The masks of pass k, one a site: 0 or 1 (*not* scaled) in `dtype`, or None."""
+        """The masks of pass k, one a site: 0 or 1 (*not* scaled) in `dtype`; None where nothing is
+        dropped, and at `named` sites."""
         bits = self._table(dtype).index_select(0, self._packed[k].int()).flatten()
         unpacked: list[Tensor | None] = []
         start = 0

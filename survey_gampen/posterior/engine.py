@@ -29,6 +29,7 @@ from survey_gampen.model.head import gaussian_parts
 from survey_gampen.model.network import Gampen
 from survey_gampen.model.orientations import corrections, oriented
 from survey_gampen.model.philox import normals
+from survey_gampen.posterior.drops import drops_few
 from survey_gampen.posterior.layers import make_rowwise
 from survey_gampen.posterior.settings import EngineSettings, honour, use_threads
 from survey_gampen.posterior.tail import DTYPES, Prepared, Tail
@@ -135,12 +136,17 @@ class Engine:
         # Dropout in the first part leaves nothing to compute once: then the readable reference
         # runs once a pass, in float32.
         self.cached = network.dropout == "regression"
-        self.masks = PackedMasks(seed, passes, network.site_shapes, network.rates, self.device)
+        # On a GPU a drop would be twenty kernels that take longer to launch than to run.
+        self.few = self.cached and device == "cpu" and drops_few(network)
+        self.masks = PackedMasks(
+            *(seed, passes, network.site_shapes, network.rates, self.device),
+            named=(0,) if self.few else (),
+        )
         rates = network.rates if self.cached else [0.0] * len(network.rates)
-        self.exact = Tail(network, rates, "fp32")
+        self.exact = Tail(network, rates, "fp32", few=self.few)
         self.tail = self.exact
         if self.cached and precision != "fp32":
-            self.tail = Tail(network, rates, precision, checkpoint.ranges)
+            self.tail = Tail(network, rates, precision, checkpoint.ranges, few=self.few)
         # Novelty is known by the features of the network as it is without dropout.
         self.undropped = self.exact
         if self.novelty and max(rates) > 0:
@@ -191,7 +197,7 @@ class Engine:
                 features, transform = self._prefix(self._seen(pixels, k))
                 prepared = exact = self.exact.prepared(features, transform)
                 if self.tail is not self.exact:
-                    prepared = self.tail.prepared(features, transform)
+                    prepared = self.tail.prepared(features, transform, exact)
                 seen.append(prepared)
                 anchors.append(exact.anchor)
                 if k == 0:
@@ -231,7 +237,8 @@ class Engine:
         for k in range(self.passes):
             p = k % self.orientations
             masks = self.masks.unpack(k, self.dtype)
-            outputs[:, k] = self.tail.masked(look.seen[p], masks) + look.added[p]
+            drops = self.masks.dropped(k, 0) if self.few else ()
+            outputs[:, k] = self.tail.masked(look.seen[p], masks, drops) + look.added[p]
         return outputs, look.theta
 
     def _everywhere(self, look: Look) -> tuple[Tensor, Tensor]:

@@ -91,8 +91,12 @@ class Convolution(Layer):
     def takes(self, x: Tensor) -> Tensor:
         return x.to(self.dtype, memory_format=torch.channels_last)
 
+    def convolved(self, x: Tensor, bias: Tensor) -> Tensor:
+        """What comes before pooling and ReLU."""
+        return F.conv2d(x, self.weight, bias, padding=self.padding)
+
     def __call__(self, x: Tensor, bias: Tensor) -> Tensor:
-        x = F.conv2d(x, self.weight, bias, padding=self.padding)
+        x = self.convolved(x, bias)
         return (max_pool(x) if self.pooled else x).relu_()
 
 

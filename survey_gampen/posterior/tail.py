@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from survey_gampen.model.network import Block, Gampen
+from survey_gampen.posterior.drops import Drop, FewDrops, Kept
 from survey_gampen.posterior.layers import (
     LEVELS,
     Convolution,
@@ -37,8 +38,9 @@ class Prepared:
 
     Attributes
     ----------
-    features : Tensor, (n, channels, side, side)
-        Input of the first block, as its arithmetic holds it.
+    begun : Tensor, (n, channels, side, side), or Kept
+        Input of the first block, as its arithmetic holds it, or what came of it where passes drop
+        a few elements of it only.
     biases : list of Tensor
         Of all layers.
     flat, weighed : Tensor
@@ -49,7 +51,7 @@ class Prepared:
         Outputs of the anchor.
     """
 
-    features: Tensor
+    begun: Tensor | Kept
     biases: list[Tensor]
     flat: Tensor
     weighed: Tensor
@@ -70,6 +72,9 @@ class Tail:
         but for what a pass changes of the first and largest.
     ranges : sequence of float, optional
         For int8: the largest activation that each masked convolution takes.
+    few : bool
+        Whether passes drop few elements of the first block's input, and name them instead of
+        giving its mask.
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class Tail:
         rates: Sequence[float],
         precision: str,
         ranges: Sequence[float] = (),
+        few: bool = False,
     ) -> None:
         steps = [*(largest / LEVELS for largest in ranges), 0.0]
         self.convolutions: list[Layer] = []
@@ -88,27 +94,52 @@ class Tail:
             self.gain /= 1 - max(rates[block.site], 0.0)
             if block.flat:
                 self.flat.append(Linear(block, self.gain))
+            elif few and i == 0:
+                self.convolutions.append(Convolution(block, self.gain, torch.float32))
             elif precision == "int8":
                 step = (steps[i], steps[i + 1])
                 self.convolutions.append(QuantisedConvolution(block, self.gain, step))
             else:
                 self.convolutions.append(Convolution(block, self.gain, DTYPES[precision]))
+        self._few = None
+        if few:
+            first, second = self.convolutions[:2]
+            assert isinstance(first, Convolution)
+            dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+            self._few = FewDrops(first, second, dtype)
         # The eight bits of bfloat16 do for a difference; for the whole they would be too few.
         self._rough = None if precision == "fp32" else self.flat[0].weight.to(torch.bfloat16)
 
-    def prepared(self, features: Tensor, theta: Tensor) -> Prepared:
-        """Compute what all passes share; arguments are from :meth:`Gampen.prefix`."""
+    def prepared(self, features: Tensor, theta: Tensor, exact: Prepared | None = None) -> Prepared:
+        """Compute what all passes share.
+
+        Parameters
+        ----------
+        features, theta : Tensor
+            From :meth:`Gampen.prefix`.
+        exact : Prepared, optional
+            The same of a tail in float32: what both begin with is not computed twice.
+        """
         biases = [layer.bias(theta) for layer in (*self.convolutions, *self.flat)]
-        features = self.convolutions[0].takes(features)
-        flat = self._convolved(features, biases, [None] * len(self.convolutions)).float()
         at = len(self.convolutions)
+        begun = self._begun(features, biases[0], exact)
+        flat = self._convolved(begun, biases, [None] * at).float()
         weighed = self.flat[0](flat, biases[at])
         x = weighed.relu()
         for layer, bias in zip(self.flat[1:-1], biases[at + 1 : -1], strict=True):
             x = layer(x, bias).relu_()
-        return Prepared(features, biases, flat, weighed, x, self.flat[-1](x, biases[-1]))
+        return Prepared(begun, biases, flat, weighed, x, self.flat[-1](x, biases[-1]))
 
-    def masked(self, prepared: Prepared, masks: Sequence[Tensor | None]) -> Tensor:
+    def _begun(self, features: Tensor, bias: Tensor, exact: Prepared | None) -> Tensor | Kept:
+        if self._few is None:
+            return self.convolutions[0].takes(features)
+        if exact is not None and isinstance(exact.begun, Kept):
+            return self._few.rounded(exact.begun)
+        return self._few.kept(features, bias)
+
+    def masked(
+        self, prepared: Prepared, masks: Sequence[Tensor | None], drops: Sequence[Drop] = ()
+    ) -> Tensor:
         """Outputs (n, outputs) of a pass.
 
         Parameters
@@ -116,9 +147,11 @@ class Tail:
         prepared : Prepared
         masks : sequence of Tensor or None
             Of 0 and 1, in the dtype of the convolutions, one a block. None drops nothing.
+        drops : sequence of (channel, y, x)
+            Dropped elements of the first block's input, where they are few.
         """
         at = len(self.convolutions)
-        x = self._convolved(prepared.features, prepared.biases, masks[:at])
+        x = self._convolved(prepared.begun, prepared.biases, masks[:at], drops)
         x = _times(x, masks[at])
         if self._rough is None:
             x = self.flat[0](x, prepared.biases[at])
@@ -131,14 +164,22 @@ class Tail:
         return x.mul_(self.gain)
 
     def _convolved(
-        self, features: Tensor, biases: list[Tensor], masks: Sequence[Tensor | None]
+        self,
+        begun: Tensor | Kept,
+        biases: list[Tensor],
+        masks: Sequence[Tensor | None],
+        drops: Sequence[Drop] = (),
     ) -> Tensor:
         """What the first flat layer sees, before its mask."""
-        x = features
-        for layer, bias, mask in zip(self.convolutions, biases, masks, strict=False):
-            if mask is not None:
-                x = x * mask if x is features else x.mul_(mask)
-            x = layer(x, bias)
+        if isinstance(begun, Kept):
+            assert self._few is not None
+            x = self._few.masked(begun, drops, masks[1])
+        else:
+            x = self.convolutions[0](_times(begun, masks[0]), biases[0])
+            x = _times(x, masks[1])
+        x = self.convolutions[1](x, biases[1])
+        for layer, bias, mask in zip(self.convolutions[2:], biases[2:], masks[2:], strict=False):
+            x = layer(_times(x, mask), bias)
         return x.flatten(1)
 
 

@@ -1,0 +1,112 @@
+"""What this machine can do at best, measured in the same minutes as what is compared with it.
+
+Figures of two machines, or of one machine in two runs, say little about a program: what its dense
+matrix products and its copies reach beside it says how far it is from the hardware's limit.
+Every benchmark prints a table and writes, with ``--json FILE``, what stands in it and this.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from survey_gampen.posterior.settings import has, usable_cores
+
+#: Side of the matrices whose product is the ceiling.
+CUBE = 2048
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def seconds(run: Callable[[], object], repeats: int) -> float:
+    """Best time of some repeats, after one that warms up."""
+    run()
+    times = []
+    for _ in range(repeats):
+        wait_for_gpu()
+        begun = time.perf_counter()
+        run()
+        wait_for_gpu()
+        times.append(time.perf_counter() - begun)
+    return min(times)
+
+
+def wait_for_gpu() -> None:
+    """A GPU works on after a call has returned."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def machine(device: str = "cpu") -> str:
+    """What computes, in words."""
+    if device == "cuda":
+        return str(torch.cuda.get_device_name())
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    fields = {key.strip(): value.strip() for key, value in fields.items()}
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    known = {"amx_int8": "AMX", "avx512_bf16": "AVX-512 BF16", "avx512_vnni": "AVX-512 VNNI"}
+    fast = [words for flag, words in known.items() if flag in fields.get("flags", "").split()]
+    return f"{name}, {usable_cores()} cores" + (f" with {', '.join(fast)}" if fast else "")
+
+
+def matrix_rate(precision: str, device: str = "cpu", repeats: int = 8) -> float:
+    """Rate of a dense matrix product [FLOP/s] of :data:`CUBE`, four times that side on a GPU."""
+    side = CUBE * (4 if device == "cuda" else 1)
+    x, weight = (torch.randn(side, side, device=device).to(_DTYPES[precision]) for _ in "xw")
+    return 2 * side**3 / seconds(lambda: F.linear(x, weight), repeats)
+
+
+def copy_rate(device: str = "cpu", repeats: int = 8) -> float:
+    """Bytes read and written a second by a copy of 256 MiB [B/s]."""
+    source = torch.ones(2**26, device=device)
+    target = torch.empty_like(source)
+    return (
+        2 * source.numel() * source.element_size() / seconds(lambda: target.copy_(source), repeats)
+    )
+
+
+def ceilings(device: str = "cpu", threads: int | None = None) -> dict[str, Any]:
+    """The machine, and its rates at this moment: matrix products by precision, and copies."""
+    torch.set_num_threads(threads or usable_cores())
+    precisions = [precision for precision in _DTYPES if has(precision, device)]
+    return {
+        "machine": machine(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "memory_bytes": psutil.virtual_memory().total,
+        "matrix_flop_per_s": {p: matrix_rate(p, device) for p in precisions},
+        "copy_bytes_per_s": copy_rate(device),
+    }
+
+
+def told(ceiling: dict[str, Any]) -> str:
+    """One line of it for above a table."""
+    products = ", ".join(
+        f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in ceiling["matrix_flop_per_s"].items()
+    )
+    return (
+        f"{ceiling['machine']}; {ceiling['threads']} threads, torch {ceiling['torch']}; dense "
+        f"matrix products: {products}; copies: {ceiling['copy_bytes_per_s'] / 1e9:.0f} GB/s"
+    )
+
+
+def write(path: Path | None, ceiling: dict[str, Any], figures: dict[str, Any]) -> None:
+    """Write both to a JSON file, if one is asked for."""
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"ceilings": ceiling, **figures}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    print(told(ceilings()))
