@@ -13,8 +13,6 @@ machine does not count):
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import shutil
 import tempfile
 import time
@@ -23,6 +21,7 @@ from pathlib import Path
 
 import galsim
 import numpy as np
+from ceilings import ceilings, told, write
 from rich.console import Console
 from rich.table import Table
 
@@ -80,11 +79,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--population", default="hsc-wide")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", help="write the figures to this file")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
     if not 1 <= args.n <= simulate.BLOCK:
         parser.error(f"--n must be 1 to {simulate.BLOCK}")
 
+    ceiling = ceilings()
     population = Population.load(args.population)
     galaxies = [population.draw(args.seed, i) for i in range(args.n)]
     seconds: dict[str, list[float]] = {"GalSim": [], "simulate_block": []}
@@ -104,27 +104,25 @@ def main() -> None:
     rates = {name: args.n / min(times) for name, times in seconds.items()}
     ratio = rates["simulate_block"] / rates["GalSim"]
     console = Console()
-    console.print(
-        f"{platform.processor() or platform.machine()}, GalSim {galsim.__version__}, "
-        f"{args.n} galaxies of {population['name']}, best of {args.repeats}"
+    print(told(ceiling))
+    print(
+        f"GalSim {galsim.__version__}, {args.n} galaxies of {population['name']}, best of "
+        f"{args.repeats}"
     )
     table = Table("way", "galaxies / s a core", "ms a galaxy", "of GalSim's rate")
     for name, rate in rates.items():
         table.add_row(name, f"{rate:.1f}", f"{1e3 / rate:.1f}", f"{rate / rates['GalSim']:.2f}")
     console.print(table)
     console.print(f"wanted: {WANTED} or more; {'reached' if ratio >= WANTED else 'missed'}")
-    if args.json:
-        record = {
-            "machine": platform.processor() or platform.machine(),
-            "galsim": galsim.__version__,
-            "population": population["name"],
-            "n": args.n,
-            "seconds": seconds,
-            "galaxies_a_second": rates,
-            "ratio": ratio,
-        }
-        with open(args.json, "w") as file:
-            json.dump(record, file, indent=1)
+    figures = {
+        "galsim": galsim.__version__,
+        "population": population["name"],
+        "n": args.n,
+        "seconds": seconds,
+        "galaxies_a_second": rates,
+        "ratio": ratio,
+    }
+    write(args.json, ceiling, figures)
 
 
 if __name__ == "__main__":
