@@ -7,6 +7,7 @@ Every benchmark prints a table and writes, with ``--json FILE``, what stands in 
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
 import math
@@ -136,5 +137,16 @@ def write(path: Path | None, ceiling: dict[str, Any], figures: dict[str, Any]) -
         path.write_text(json.dumps({"ceilings": ceiling, **figures}, indent=1) + "\n")
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    args = parser.parse_args()
+    ceiling = ceilings(args.device, args.threads)
+    print(told(ceiling))
+    write(args.json, ceiling, {})
+
+
 if __name__ == "__main__":
-    print(told(ceilings()))
+    main()

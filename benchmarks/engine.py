@@ -9,7 +9,7 @@ Methods: three loops as anybody would write them (``benchmarks/loops.py``) in fl
 - ``plain``: the whole network in every pass;
 - ``dropout``: the crop is kept, ``torch.nn.Dropout`` does the rest;
 - ``cached``: all that comes before the first dropout is kept, in ``cached bf16`` under
-  ``torch.autocast`` besides;
+  ``torch.autocast`` besides, each with the activations' channels first or last, as is faster;
 
 and ``engine``, this package, in every precision that the machine multiplies. Everything is run in
 turns, the best of the repeats counts. Seconds a galaxy are what is done once plus 1000 times a
@@ -57,8 +57,8 @@ LOOPS = ("plain", "dropout", "cached", "cached bf16")
 #: Largest root mean square by which outputs may differ from the plain loop's, over their scatter
 #: from pass to pass.
 TOLERANCES = {"fp32": 0.01, "bf16": 0.1, "int8": 0.5}
-#: Galaxies at which a loop is at its best.
-LOOP_BATCH = {"cpu": 16, "cuda": 256}
+#: How loops may lay out weights and activations; which is faster depends on the layers.
+LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 #: Galaxies and passes that are compared.
 _COMPARED = (8, 16)
 
@@ -102,11 +102,13 @@ class Timed:
         self._galaxies: dict[str, int] = {}
         self._passes: dict[str, int] = {}
 
-    def add_loops(self, batch: int, passes: int) -> None:
+    def add_loops(self, batch: int, passes: int, layout: str) -> None:
         """The other side."""
         images = torch.from_numpy(disks(batch, self.model.config.size)).to(self.device)
+        network = copy.deepcopy(self.network)
+        network.to(memory_format=LAYOUTS[layout])  # type: ignore[call-overload]
         with torch.inference_mode():
-            made = loops(self.network, images)
+            made = loops(network, images)
 
         def run(one_pass: Callable[[int], Tensor], fast: bool) -> None:
             with torch.autocast(self.device, torch.bfloat16, enabled=fast):
@@ -118,7 +120,7 @@ class Timed:
             if not precision or has(precision, self.device):
                 loop = made[method]
                 passing = functools.partial(run, loop.one_pass, bool(precision))
-                self._add(name, batch, passes, passing, loop.before)
+                self._add(f"{name} {layout}", batch, passes, passing, loop.before)
 
     def add_engine(self, precision: str, batch: int, passes: int) -> None:
         """The engine, after a look at its output."""
@@ -180,19 +182,22 @@ class Timed:
 
 
 def measure(case: str, args: argparse.Namespace) -> dict[str, Any]:
-    """All methods on one case; of the engine's batches the best counts."""
+    """All methods on one case: of a loop's layouts and of the engine's batches the fastest."""
     timed = Timed(model_of(case), args.device, args.threads)
+    batches = args.batch or [BATCHES[args.device]]
     if not args.no_loops:
-        timed.add_loops(LOOP_BATCH[args.device], 2 if args.device == "cpu" else 16)
-    precisions = [precision for precision in reversed(PRECISIONS) if has(precision, args.device)]
-    for precision in precisions:
-        for batch in args.batch or [BATCHES[args.device]]:
+        batch = min(BATCHES[args.device], max(batches))
+        for layout in LAYOUTS:
+            timed.add_loops(batch, 2 if args.device == "cpu" else 16, layout)
+    for precision in (p for p in reversed(PRECISIONS) if has(p, args.device)):
+        for batch in batches:
             timed.add_engine(precision, batch, 16)
     found = timed.measured(1 if args.quick else args.repeats)
-    methods = {name: one for name, one in found.items() if not name.startswith("engine")}
-    for precision in precisions:
-        of_it = [one for name, one in found.items() if name.startswith(f"engine {precision} ")]
-        methods[f"engine {precision}"] = min(of_it, key=lambda one: one["total"])
+    methods: dict[str, dict[str, Any]] = {}
+    for name, one in found.items():
+        method, _, variant = name.rpartition(" ")
+        if method not in methods or one["total"] < methods[method]["total"]:
+            methods[method] = one | {"variant": variant}
     flop = flop_a_pass(timed.network)
     return {"flop_a_pass": flop, "differs": timed.differs, "methods": methods, "all": found}
 
@@ -204,16 +209,16 @@ def dense_rate(method: str, rates: dict[str, float]) -> float:
 
 def show(results: dict[str, Any], rates: dict[str, float]) -> None:
     """Print a table."""
-    table = Table("case", "method", "batch", "s a galaxy", "of it once", "ms a pass", "x plain")
-    table.add_column("of dense rate")
-    table.add_column("differs")
+    table = Table("case", "method", "at its best", "s a galaxy", "of it once", "ms a pass")
+    for head in ("x plain", "of dense rate", "differs"):
+        table.add_column(head)
     for case, result in results.items():
         plain = result["methods"].get("plain")
         for name, one in result["methods"].items():
             differs = result["differs"].get(name.removeprefix("engine "))
             table.add_row(
-                *(case, name, f"{one['batch']:g}", f"{one['total']:.2f}", f"{one['once']:.2f}"),
-                f"{1e3 * one['pass']:.2f}",
+                *(case, name, one["variant"], f"{one['total']:.3f}", f"{one['once']:.3f}"),
+                f"{1e3 * one['pass']:.3f}",
                 f"{plain['total'] / one['total']:.1f}" if plain else "",
                 f"{PASSES * result['flop_a_pass'] / one['total'] / dense_rate(name, rates):.0%}",
                 f"{differs:.1e}" if name.startswith("engine") else "",
