@@ -28,8 +28,6 @@ from rich.table import Table
 BENCHMARKS = Path(__file__).resolve().parents[1]
 #: Exit code of a command that ran out of time and can be run again.
 AGAIN = 75
-#: Presets that matter most.
-_CASES = ("survey", "gampen-2021")
 
 
 @dataclass(frozen=True)
@@ -52,23 +50,23 @@ class Step:
 
 def steps(device: str, quick: bool) -> list[Step]:
     """All of them, the most important first."""
-    engine, batch = f"engine.py --device {device}", "" if quick else "--batch 64 128 256 512 1024"
-    passes, n = f"gpu/passes.py {{}} --device {device}", 256
+    engine = f"engine.py --device {device} --batch 64 128 256 512 1024"
+    passes, n, few, many = f"--device {device}", 256, 200, 1000
     if quick:
-        engine += " --quick --batch 4 8"
-        passes += " --batch 4 --passes 8"
-        n = 2
+        engine = f"engine.py --device {device} --batch 4 8 --quick"
+        passes, n, few, many = f"{passes} --batch 4 --passes 8", 2, 8, 8
     found = [
         Step("ceilings", f"ceilings.py --device {device}", 5),
-        *(Step(f"engine {case}", f"{engine} {batch} --cases {case}", 30) for case in _CASES),
-        Step("kernels bf16", passes.format("profile"), 15),
-        Step("kernels fp32", passes.format("profile") + " --precision fp32", 15),
-        Step("graph", passes.format("graph"), 15),
-        Step("tuned", passes.format("tuned"), 15),
-        Step("engine shipped", f"{engine} {batch} --cases shipped", 30),
-        Step("precision", f"precision.py --device {device} --n {n} --passes {8 * n}", 40),
-        Step("compile", passes.format("compile"), 40),
-        Step("run", f"gpu/whole.py --device {device} --passes {4 * n}", 40),
+        Step("engine survey", f"{engine} --cases survey", 30),
+        Step("engine gampen-2021", f"{engine} --cases gampen-2021", 30),
+        Step("kernels bf16", f"gpu/passes.py profile {passes}", 15),
+        Step("kernels fp32", f"gpu/passes.py profile {passes} --precision fp32", 15),
+        Step("graph", f"gpu/passes.py graph {passes}", 15),
+        Step("tuned", f"gpu/passes.py tuned {passes}", 15),
+        Step("engine shipped", f"{engine} --cases shipped", 30),
+        Step("precision", f"precision.py --device {device} --n {n} --passes {few}", 40),
+        Step("compile", f"gpu/passes.py compile {passes}", 40),
+        Step("run", f"gpu/whole.py --device {device} --passes {many}", 40),
     ]
     # There are no graphs on a CPU.
     return [step for step in found if device == "cuda" or step.name != "graph"]
