@@ -56,6 +56,8 @@ class Passes(_WithEngine):
 class Look(_WithEngine):
     """What all passes of sixteen galaxies share."""
 
+    params = (list(reversed(PRECISIONS)), ["shipped"])
+
     def time_look(self, precision: str, rates: str) -> None:
         self.engine.look(self.images)
 
