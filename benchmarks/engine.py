@@ -7,9 +7,11 @@ which drop so few elements that they are taken away from a kept output.
 Methods: three loops as anybody would write them (``benchmarks/loops.py``) in float32:
 
 - ``plain``: the whole network in every pass;
-- ``dropout``: the crop is kept, ``torch.nn.Dropout`` does the rest;
-- ``cached``: all that comes before the first dropout is kept, in ``cached bf16`` under
-  ``torch.autocast`` besides, each with the activations' channels first or last, as is faster;
+- ``dropout``: the crop is kept, ``torch.nn.Dropout`` in training mode does the rest;
+- ``cached``: all that comes before the first dropout is kept, the first convolution too; in
+  ``cached bf16`` under ``torch.autocast``;
+
+each with the activations' channels first (NCHW) or last (NHWC), as is faster;
 
 and ``engine``, this package, in every precision that the machine multiplies. Everything is run in
 turns, the best of the repeats counts. Seconds a galaxy are what is done once plus 1000 times a
@@ -18,6 +20,7 @@ pass; what is done once is, for the engine, the look, the noise and the summary 
 ``of dense rate`` counts the operations of the network's layers behind the first dropout, done or
 saved, over seconds a galaxy, as a share of what dense matrix products of the same run reach.
 Before it is timed, the engine's output is compared with that of a plain loop under the same masks.
+On a GPU all sides run under the engine's settings: no TF32, deterministic algorithms.
 
     python benchmarks/engine.py [--quick] [--device cuda] [--threads 2] [--batch 32 ...]
                                 [--cases survey ...] [--json FILE]
