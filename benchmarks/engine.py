@@ -191,7 +191,7 @@ def measure(case: str, args: argparse.Namespace) -> dict[str, Any]:
     if not args.no_loops:
         batch = min(BATCHES[args.device], max(batches))
         for layout in LAYOUTS:
-            timed.add_loops(batch, 2 if args.device == "cpu" else 16, layout)
+            timed.add_loops(batch, 1 if args.device == "cpu" else 16, layout)
     for precision in (p for p in reversed(PRECISIONS) if has(p, args.device)):
         for batch in batches:
             timed.add_engine(precision, batch, 16)
