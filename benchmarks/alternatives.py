@@ -23,44 +23,49 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from ceilings import ceilings, told, write
 from methods import with_gampen
 from methods.judge import judge, show
-from methods.problem import problems
+from methods.problem import Answer, Problem, problems
 from rich.progress import Progress
 
 from survey_gampen.posterior.settings import usable_cores
 from survey_gampen.simulation import simulate
 
-#: package: how it is done with it; the last one on few galaxies only.
-OTHERS = {"statmorph": "statmorph", "astrophot": "AstroPhot", "pysersic": "pysersic"}
+PACKAGES = ("statmorph", "astrophot", "pysersic")
+#: The method that gets few galaxies only.
 SLOW = "pysersic"
 #: Galaxies of a batch of the network; the others follow on the same ones, so that all methods see
 #: the same hours of the machine.
 GROUP = 16
 Record = dict[str, Any]
+#: A method gives its answers one by one, with the names of their rows in the tables.
+Fit = Callable[[Problem], Iterator[tuple[str, Answer]]]
 
 
-def installed() -> dict[str, ModuleType]:
-    """The other methods that can be had, by package; says how to get the rest."""
+def installed() -> tuple[dict[tuple[str, ...], Fit], dict[str, str]]:
+    """Fits by the other methods that can be had, and the versions of their packages; says how to
+    get the rest."""
     # Their progress bars, and their search for accelerators, tell nothing here.
     os.environ |= {"TQDM_DISABLE": "1", "JAX_PLATFORMS": "cpu"}
-    found = {}
-    for package, name in OTHERS.items():
+    fits: dict[tuple[str, ...], Fit] = {}
+    versions = {}
+    for package in PACKAGES:
         try:
-            found[package] = importlib.import_module(f"methods.with_{package}")
+            module = importlib.import_module(f"methods.with_{package}")
+            fits[module.NAMES] = module.fit
+            versions[package] = version(package)
         except ModuleNotFoundError as error:
-            print(f"without {name} (no {error.name}): pip install {package}")
-    return found
+            print(f"without {package} (there is no {error.name}): pip install {package}")
+    return fits, versions
 
 
 @contextmanager
@@ -87,20 +92,25 @@ class Records:
         lines = path.read_text().splitlines() if path.exists() else []
         self.all: list[Record] = [json.loads(line) for line in lines]
 
-    def has(self, method: str, galaxy: int) -> bool:
-        return any(r["method"] == method and r["galaxy"] == galaxy for r in self.all)
+    def has(self, row: str, galaxy: int) -> bool:
+        return any(r["row"] == row and r["galaxy"] == galaxy for r in self.all)
 
-    def add(self, method: str, galaxy: int, seconds: float, answers: Any, failed: str = "") -> None:
-        record = {"method": method, "galaxy": galaxy, "seconds": seconds}
-        record |= {"answers": answers, "failed": failed}
+    def add(
+        self, row: str, galaxy: int, seconds: float, answer: Answer | None, failed: str = ""
+    ) -> None:
+        """One row of the tables, for one galaxy."""
+        record = {"row": row, "galaxy": galaxy, "seconds": seconds}
+        record |= {"answer": answer, "failed": failed}
         self.all.append(record)
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
 
-def measure(args: argparse.Namespace, data: Path, records: Records) -> None:
+def measure(
+    args: argparse.Namespace, data: Path, others: dict[tuple[str, ...], Fit], records: Records
+) -> None:
     """All that is missing, until the time is over."""
-    others, until = installed(), time.monotonic() + 60 * args.minutes
+    until = time.monotonic() + 60 * args.minutes
     ready = with_gampen.engine(args.model, args.passes, GROUP, args.threads)
     galaxies = list(problems(data, args.n))
     # Spread over the list, whose galaxies come in no order.
@@ -115,27 +125,38 @@ def measure(args: argparse.Namespace, data: Path, records: Records) -> None:
                 begun = time.perf_counter()
                 found = with_gampen.fit(ready, group, first)
                 share = (time.perf_counter() - begun) / len(group)
-                for k, answers in enumerate(found):
-                    records.add(with_gampen.NAME, first + k, share, answers)
+                for k, answer in enumerate(found):
+                    records.add(with_gampen.NAME, first + k, share, answer)
             for k, problem in enumerate(group):
-                for package, method in others.items():
-                    skipped = package == SLOW and first + k not in few
-                    if skipped or records.has(package, first + k) or time.monotonic() > until:
-                        continue
-                    one(records, package, first + k, partial(method.fit, problem), args.limit)
+                for names, fit in others.items():
+                    skipped = SLOW in names and first + k not in few
+                    done = records.has(names[-1], first + k)
+                    if not (skipped or done or time.monotonic() > until):
+                        one(records, names, first + k, fit(problem), args.limit)
                 progress.advance(bar)
 
 
-def one(records: Records, package: str, galaxy: int, fit: Any, limit: float) -> None:
-    """One fit; whatever it does wrong is a failure of that fit."""
-    answers, failed = {}, ""
+def one(
+    records: Records,
+    names: tuple[str, ...],
+    galaxy: int,
+    answers: Iterator[tuple[str, Answer]],
+    limit: float,
+) -> None:
+    """Answers of one method on one galaxy; whatever it does wrong is a failure of that fit."""
+    found, failed = {}, ""
     begun = time.perf_counter()
     try:
-        with at_most(limit):
-            answers = fit()
+        with at_most(limit), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for name, answer in answers:
+                found[name] = (time.perf_counter() - begun, answer)
     except Exception as error:
         failed = f"{type(error).__name__}: {error}"
-    records.add(package, galaxy, time.perf_counter() - begun, answers, failed)
+    spent = time.perf_counter() - begun
+    for name in names:
+        seconds, answer = found.get(name, (spent, None))
+        records.add(name, galaxy, seconds, answer, "" if answer else failed)
 
 
 def main() -> None:
@@ -160,14 +181,14 @@ def main() -> None:
             simulate.main(args.population, args.n, data, seed=7, workers=args.threads)
         records = Records(args.records or Path(folder) / "records.jsonl")
         ceiling = ceilings(threads=args.threads)
-        measure(args, data, records)
+        others, versions = installed()
+        measure(args, data, others, records)
         truth = simulate.read_truth(data)[: args.n].to_pydict()
     figures = judge(records.all, truth)
-    packages = {p: version(p) for p in OTHERS if any(r["method"] == p for r in records.all)}
     print(told(ceiling))
-    print(", ".join(f"{name} {number}" for name, number in packages.items()))
+    print(", ".join(f"{name} {number}" for name, number in versions.items()))
     show(figures)
-    write(args.json, ceiling, {"packages": packages, "passes": args.passes, **figures})
+    write(args.json, ceiling, {"packages": versions, "passes": args.passes, **figures})
     if args.png:
         importlib.import_module("methods.picture").draw(records.all, truth, args.png)
 

@@ -22,13 +22,10 @@ Truth = Mapping[str, Sequence[float]]
 
 
 def rows(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Fits by row of the tables: a method whose fit has two answers has two rows."""
+    """Fits by row of the tables."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for method in dict.fromkeys(r["method"] for r in records):
-        own = [r for r in records if r["method"] == method]
-        # One that never answered is told of too.
-        for name in dict.fromkeys(name for r in own for name in r["answers"]) or [method]:
-            found[name] = [r | {"answer": r["answers"].get(name)} for r in own]
+    for record in records:
+        found.setdefault(record["row"], []).append(record)
     return found
 
 
@@ -44,16 +41,23 @@ def residuals(fits: list[dict[str, Any]], truth: Truth, quantity: str) -> tuple[
     return mag, -2.5 / np.log(10) * off if quantity == "flux" else off
 
 
-def held(fits: list[dict[str, Any]], truth: Truth, quantity: str) -> Array:
-    """Whether the intervals hold the truth, for those that have one."""
+def intervals(fits: list[dict[str, Any]], truth: Truth, quantity: str) -> dict[str, float]:
+    """How many answers have one, the share of these that holds the truth, and the median of half
+    their widths (as a share of the truth, but for B/T)."""
     given = [(f["galaxy"], *f["answer"][quantity][1:]) for f in fits if f["answer"]]
-    inside = [low <= truth[quantity][g] <= high for g, low, high in given if np.isfinite(low)]
-    return np.array(inside, dtype=float)
+    given = [row for row in given if np.isfinite(row[1])]
+    if not given:
+        return {"n": 0}
+    galaxy, low, high = np.array(given).T
+    true = np.array(truth[quantity])[galaxy.astype(int)]
+    half = (high - low) / 2 / (1 if quantity == "bt" else true)
+    held = (low <= true) & (true <= high)
+    return {"n": len(given), "held": float(held.mean()), "half_width": float(np.median(half))}
 
 
 def judge(records: list[dict[str, Any]], truth: Truth) -> dict[str, Any]:
     """All figures, by row of the tables."""
-    ours = {r["galaxy"]: r["seconds"] for r in records if r["method"] == with_gampen.NAME}
+    ours = {r["galaxy"]: r["seconds"] for r in records if r["row"] == with_gampen.NAME}
     figures: dict[str, Any] = {}
     for name, fits in rows(records).items():
         seconds = np.array([f["seconds"] for f in fits])
@@ -65,7 +69,7 @@ def judge(records: list[dict[str, Any]], truth: Truth) -> dict[str, Any]:
             "seconds_total": float(seconds.sum()),
             "times_ours": float(seconds.sum() / on_same),
             "residuals": {q: _binned(*residuals(fits, truth, q)) for q in QUANTITIES},
-            "in_68": {q: held(fits, truth, q).tolist() for q in QUANTITIES},
+            "in_68": {q: intervals(fits, truth, q) for q in QUANTITIES},
         }
     return {"methods": figures}
 
@@ -108,10 +112,12 @@ def show(figures: dict[str, Any]) -> None:
         table.add_section()
     console.print(table)
     table = Table("truths in the 68 % interval", "n", *QUANTITIES)
+    table.caption = "± by chance, if it were 68 %; then half the interval of the median galaxy"
     for name, f in methods.items():
-        inside = [np.array(f["in_68"][q]) for q in QUANTITIES]
-        if inside[0].size:
-            error = np.sqrt(0.68 * 0.32 / inside[0].size)
-            cells = [f"{i.mean():.0%} ± {error:.0%}" for i in inside]
-            table.add_row(name, str(inside[0].size), *cells)
+        inside = f["in_68"]
+        if n := inside["bt"]["n"]:
+            chance = np.sqrt(0.68 * 0.32 / n)
+            given = (inside[q] for q in QUANTITIES)
+            words = [f"{g['held']:.0%} ± {chance:.0%}, {g['half_width']:.3f}" for g in given]
+            table.add_row(name, str(n), *words)
     console.print(table)

@@ -20,7 +20,7 @@ def engine(model: str, passes: int, group: int, threads: int) -> Engine:
     return Engine(checkpoint, passes=passes, seed=0, **settings.to_dict())
 
 
-def fit(ready: Engine, problems: list[Problem], first: int) -> list[dict[str, Answer]]:
+def fit(ready: Engine, problems: list[Problem], first: int) -> list[Answer | None]:
     """Modes and 68 % intervals of galaxies numbered from `first`."""
     images = np.stack([p.image for p in problems]).astype(np.float32)
     keys = np.arange(first, first + len(problems), dtype=np.uint64)
@@ -30,4 +30,4 @@ def fit(ready: Engine, problems: list[Problem], first: int) -> list[dict[str, An
         for end in ("mode", "ci68_lo", "ci68_hi")
     ]
     found = (answered(*row) for row in zip(*ends, strict=True))
-    return [{NAME: answer} if np.isfinite(answer["bt"][0]) else {} for answer in found]
+    return [answer if np.isfinite(answer["bt"][0]) else None for answer in found]

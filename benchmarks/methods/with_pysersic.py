@@ -4,7 +4,7 @@ approximation of the posterior, the fastest of its estimates.
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Iterator
 
 import numpy as np
 from jax import clear_caches
@@ -13,22 +13,20 @@ from methods.problem import Answer, Problem, answered, of_components
 from pysersic import FitSingle
 from pysersic.priors import SourceProperties
 
-NAMES = ("pysersic bulge+disk",)
+NAMES = ("pysersic",)
 
 
-def fit(problem: Problem) -> dict[str, Answer]:
+def fit(problem: Problem) -> Iterator[tuple[str, Answer]]:
     """Under the package's own priors, but for the flux."""
     clear_caches()  # each fit compiles its own functions and would keep them
     cut = problem.cropped()
     mask = cut.neighbours
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        guess = SourceProperties(cut.image, mask=~cut.own if cut.label else mask)
-        # Its default width is Poisson's of the flux as if that were counts, and far too narrow.
-        guess.set_flux_guess(guess.flux_guess, 0.5 * guess.flux_guess)
-        prior = guess.generate_prior("sersic_exp")
-        fitter = FitSingle(cut.image, cut.sigma, cut.psf, prior, mask=mask)
-        found = fitter.estimate_posterior(PRNGKey(0), method="laplace", return_model=False)
+    guess = SourceProperties(cut.image, mask=~cut.own if cut.label else mask)
+    # Its default width is Poisson's of the flux as if that were counts, and far too narrow.
+    guess.set_flux_guess(guess.flux_guess, 0.5 * guess.flux_guess)
+    prior = guess.generate_prior("sersic_exp")
+    fitter = FitSingle(cut.image, cut.sigma, cut.psf, prior, mask=mask)
+    found = fitter.estimate_posterior(PRNGKey(0), method="laplace", return_model=False)
     chains = {name: np.asarray(values) for name, values in found.get_chains().items()}
     share, flux = chains["f_1"], chains["flux"]
     draws = of_components(
@@ -39,4 +37,4 @@ def fit(problem: Problem) -> dict[str, Answer]:
         problem.scale,
     )
     low, middle, high = np.percentile(draws, [15.865, 50, 84.135], axis=1)
-    return {NAMES[0]: answered(middle, low, high)}
+    yield NAMES[0], answered(middle, low, high)
