@@ -65,6 +65,8 @@ def installed() -> tuple[dict[tuple[str, ...], Fit], dict[str, str]]:
             versions[package] = version(package)
         except ModuleNotFoundError as error:
             print(f"without {package} (there is no {error.name}): pip install {package}")
+    if not fits:
+        raise SystemExit(f"nothing to compare with: pip install {' '.join(PACKAGES)}")
     return fits, versions
 
 

@@ -7,7 +7,6 @@ counted.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from astropy.convolution import convolve_fft
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import binary_dilation
 from scipy.special import gamma, gammaincinv
@@ -23,6 +23,11 @@ from survey_gampen.simulation.ingredients import ingredients
 from survey_gampen.simulation.population import half_light_radius
 from survey_gampen.simulation.render import EXACT
 from survey_gampen.simulation.simulate import read_settings
+
+try:
+    from photutils import segmentation as photutils
+except ModuleNotFoundError:
+    raise SystemExit("neighbours are masked with photutils: pip install photutils") from None
 
 Array = NDArray[np.float64]
 #: quantity: estimate and the ends of its 68 % interval (NaN where a method gives none).
@@ -115,9 +120,6 @@ def segmentation(image: Array, sky_sigma: float) -> tuple[NDArray[np.int_], int]
     Smoothed, detected at 3 sigma of what noise the smoothing leaves, and deblended with
     SExtractor's settings (Bertin & Arnouts 1996, A&AS 117, 393).
     """
-    photutils = importlib.import_module("photutils.segmentation")
-    from astropy.convolution import convolve_fft
-
     kernel = photutils.make_2dgaussian_kernel(3.0, size=5)
     smooth = convolve_fft(image, kernel)
     threshold = 3 * sky_sigma * np.sqrt((kernel.array**2).sum())

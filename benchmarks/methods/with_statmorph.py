@@ -26,7 +26,8 @@ def fit(problem: Problem) -> Iterator[tuple[str, Answer]]:
         weightmap=problem.sigma,
         psf=problem.psf,
     )
-    if found.flag >= 2:  # "bad"
+    # Flag 2 is "bad"; its authors use no galaxy below this signal-to-noise a pixel.
+    if found.flag >= 2 or found.sn_per_pixel < 2.5:
         return
     yield NAMES[0], answered((np.nan, found.rhalf_circ * problem.scale, found.flux_circ))
     if found.flag_sersic < 2:
