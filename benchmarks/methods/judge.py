@@ -92,7 +92,7 @@ def show(figures: dict[str, Any]) -> None:
     methods, console = figures["methods"], Console(width=150)
     table = Table("method", "galaxies", "answers", "s a galaxy (median)", "total s", "x ours")
     table.caption = (
-        "x ours: its time by that of survey-gampen, both on the galaxies that it was given"
+        "x ours: by the time of survey-gampen on the same galaxies"
     )
     for name, f in methods.items():
         counts = (str(f["galaxies"]), str(f["answers"]))
