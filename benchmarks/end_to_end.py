@@ -30,6 +30,7 @@ from unittest import mock
 
 import ceilings
 import numpy as np
+import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from attempts_log import Record, read_record
@@ -129,7 +130,7 @@ def make_sky(work: Path, n: int) -> Path:
     return sky
 
 
-def first_batch(sky: Path, bare_images: Path) -> NDArray[np.int64]:
+def first_batch(sky: Path, bare_images: Path) -> pa.ChunkedArray:
     """Cut out a batch of galaxies from all over the catalogue; return their names."""
     table = pq.read_table(sky / "catalog.parquet")
     table = table.take(np.linspace(0, table.num_rows - 1, min(BATCH, table.num_rows)).astype(int))
@@ -140,7 +141,7 @@ def first_batch(sky: Path, bare_images: Path) -> NDArray[np.int64]:
         pixels[some.index] = some.image
     source.close()
     np.save(bare_images, pixels)
-    return table["object_id"].to_numpy()
+    return table["object_id"]
 
 
 def run(sky: Path, out: Path, args: argparse.Namespace, workers: int) -> tuple[float, float]:
@@ -153,12 +154,12 @@ def run(sky: Path, out: Path, args: argparse.Namespace, workers: int) -> tuple[f
     return time.time(), command(*words)
 
 
-def differing(bare: Bare, names: NDArray[np.int64], out: Path) -> int:
+def differing(bare: Bare, names: pa.ChunkedArray, out: Path) -> int:
     """Of the columns of the batch's galaxies, how many values are others in the catalogue."""
     mine = summarise(bare.engine().draws(np.load(bare.images), bare.keys))
     rows = ds.dataset(RunDir(out).posteriors / "dataset", format="parquet").to_table()
     place = {name: i for i, name in enumerate(rows["object_id"].to_pylist())}
-    rows = rows.take([place[name] for name in names.tolist()])
+    rows = rows.take([place[name] for name in names.to_pylist()])
     # NaN stands for null here, as there.
     pairs = [(rows[n].to_numpy().astype(values.dtype), values) for n, values in mine.items()]
     return sum(int((~((a == b) | (np.isnan(a) & np.isnan(b)))).sum()) for a, b in pairs)
