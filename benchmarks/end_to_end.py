@@ -39,11 +39,10 @@ from rich.console import Console
 from rich.table import Table
 
 from survey_gampen.catalog.ids import id_key
-from survey_gampen.cluster.local import process_environment
 from survey_gampen.images.open import open_images
 from survey_gampen.model.checkpoint import load_checkpoint
 from survey_gampen.posterior.engine import Engine
-from survey_gampen.posterior.settings import EngineSettings, usable_cores
+from survey_gampen.posterior.settings import PRECISIONS, EngineSettings, usable_cores
 from survey_gampen.posterior.sizing import resolve_engine
 from survey_gampen.posterior.summary import summarise
 from survey_gampen.run.layout import RunDir
@@ -86,8 +85,8 @@ class Bare:
         children = [
             context.Process(target=self.compute, args=(together, said)) for _ in range(processes)
         ]
-        environment = process_environment(self.settings.threads)
-        with mock.patch.dict(os.environ, {name: str(v) for name, v in environment.items()}):
+        threads = {"OMP_NUM_THREADS": str(self.settings.threads)}
+        with mock.patch.dict(os.environ, threads):
             for child in children:
                 child.start()
         rates = [said.get(timeout=600) for _ in children]
@@ -252,7 +251,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n", type=int, default=512, help="galaxies")
     parser.add_argument("--passes", type=int, default=200)
-    parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--precision", default="bf16", choices=PRECISIONS)
     parser.add_argument("--workers", type=int, nargs="+", default=[1])
     parser.add_argument("--threads", type=int, default=usable_cores(), help="of one worker")
     parser.add_argument("--partition-rows", type=int, help="default: as the run plans it")
@@ -270,7 +269,7 @@ def main() -> None:
         settings = resolve_engine(
             load_checkpoint(MODEL), BATCH, precision=args.precision, threads=args.threads
         )
-        bare = Bare(settings, args.passes, args.batches, pixels, id_key(names))
+        bare = Bare(settings, args.passes, args.batches, pixels, id_key(names).copy())
         found = [measure(sky, work, bare, args, n) for n in args.workers]
         others = {n: differing(bare, names, work / f"run-{n}") for n in args.workers}
     show(found)
