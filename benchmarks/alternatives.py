@@ -146,8 +146,8 @@ def one(
     limit: float,
 ) -> None:
     """Answers of one method on one galaxy; whatever it does wrong is a failure of that fit."""
-    found, failed = {}, ""
-    begun = time.perf_counter()
+    found: dict[str, tuple[float, Answer]] = {}
+    failed, begun = "", time.perf_counter()
     try:
         with at_most(limit), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -157,8 +157,10 @@ def one(
         failed = f"{type(error).__name__}: {error}"
     spent = time.perf_counter() - begun
     for name in names:
-        seconds, answer = found.get(name, (spent, None))
-        records.add(name, galaxy, seconds, answer, "" if answer else failed)
+        if name in found:
+            records.add(name, galaxy, *found[name])
+        else:
+            records.add(name, galaxy, spent, None, failed)
 
 
 def main() -> None:

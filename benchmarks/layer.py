@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import psutil
 from ceilings import ceilings, told, write
@@ -66,24 +67,32 @@ def run(crew: DaskCrew, n: int) -> tuple[float, float, float]:
     return seconds, early, me.memory_info().rss / 2**20
 
 
+@contextlib.contextmanager
+def idle(workers: int) -> Iterator[DaskCrew]:
+    """Local workers whose tasks do nothing, warm."""
+    empty = SimpleNamespace(cut_partition=nothing, infer_partition=nothing)
+    profile = load_profile(f"local:workers={workers},threads=1,dashboard_port=0")
+    with (
+        mock.patch.object(conductor, "task", empty),
+        mock.patch.object(conductor, "is_cut", return_value=False),
+        start(profile) as cluster,
+    ):
+        crew = DaskCrew(cluster)
+        while crew.seats("infer") < workers:
+            time.sleep(0.1)
+        run(crew, 50)  # the first tasks import what they need
+        yield crew
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--partitions", type=int, nargs="+", default=[200, 2000])
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
-    conductor.task = SimpleNamespace(  # type: ignore[assignment,attr-defined]
-        cut_partition=nothing, infer_partition=nothing
-    )
-    conductor.is_cut = lambda *_: False  # type: ignore[attr-defined]
     table = Table("partitions", "ms a partition", "MiB after a tenth", "at the end", "grown")
-    profile = load_profile(f"local:workers={args.workers},threads=1,dashboard_port=0")
     figures: dict[str, Any] = {}
-    with start(profile) as cluster:
-        crew = DaskCrew(cluster)
-        while crew.seats("infer") < args.workers:
-            time.sleep(0.1)
-        run(crew, 50)  # the first tasks import what they need
+    with idle(args.workers) as crew:
         for n in args.partitions:
             seconds, early, late = run(crew, n)
             cells = (f"{1e3 * seconds / n:.1f}", f"{early:.0f}", f"{late:.0f}")

@@ -222,7 +222,7 @@ def test_a_task_that_a_leaving_worker_did_not_begin_is_no_failure(
         if (key := f"{slot} {partition.name}") not in left:
             left.add(key)
             raise WorkerLeaving("its job ends")
-        return {}
+        return {"stages": {"writing": 0.25}}
 
     crew = Crew(behave)
     assert conduct(crew) == 0
@@ -232,6 +232,7 @@ def test_a_task_that_a_leaving_worker_did_not_begin_is_no_failure(
     ends = [line for line in lines if " after " in line]
     assert len(lines) == 2 * len(ends) == 2 * len(crew.log)
     assert sum("not begun" in line for line in ends) == 2 * len(PLAN)
+    assert sum(line.endswith(": writing 0.250") for line in ends) == 2 * len(PLAN)
 
 
 def test_without_workers_the_run_stops(conduct: Any) -> None:

@@ -20,7 +20,7 @@ ROWS = [
     {"survey_gampen", "survey_gampen.errors"},
     {
         *("survey_gampen.paths", "survey_gampen.tomlfile", "survey_gampen.commit"),
-        *("survey_gampen.signals", "survey_gampen.quiet"),
+        *("survey_gampen.signals", "survey_gampen.quiet", "survey_gampen.stages"),
     },
     {"survey_gampen.survey"},
     {"survey_gampen.config"},

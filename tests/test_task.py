@@ -70,9 +70,14 @@ def leaf(run: RunDir, partition: Partition) -> Path:
 def test_partition_by_partition_every_row_comes_out(run: RunDir) -> None:
     told: list[int] = []
     for partition in plan(run):
-        assert task.cut_partition(run.root, partition)["rows"] == partition.rows
+        cut = task.cut_partition(run.root, partition)
+        assert cut["rows"] == partition.rows
         report = task.infer_partition(run.root, partition, tick=told.append)
         assert report["published"]
+        assert set(cut["stages"]) == {"opening", "cutting", "writing"}
+        parts = {"opening", "reading", "inferring", "summarising", "publishing"}
+        assert set(report["stages"]) == parts
+        assert sum(report["stages"].values()) == pytest.approx(report["seconds"], abs=0.1)
         assert pq.read_metadata(leaf(run, partition)).num_rows == partition.rows
         assert open_cutouts(run.cutout_group(partition.name)).n == partition.rows
     assert sum(told) == rows(run.root).num_rows == 20

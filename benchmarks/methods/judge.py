@@ -7,11 +7,12 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from methods import with_gampen
-from methods.problem import QUANTITIES
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+
+from methods import with_gampen
+from methods.problem import QUANTITIES
 
 #: Edges of the magnitude bins: the bright and the faint half of the population.
 BINS = (15.0, 19.0, 23.0)
@@ -91,9 +92,7 @@ def show(figures: dict[str, Any]) -> None:
     """Print the tables: speed, then accuracy in each bin, then intervals."""
     methods, console = figures["methods"], Console(width=150)
     table = Table("method", "galaxies", "answers", "s a galaxy (median)", "total s", "x ours")
-    table.caption = (
-        "x ours: by the time of survey-gampen on the same galaxies"
-    )
+    table.caption = "x ours: by the time of survey-gampen on the same galaxies"
     for name, f in methods.items():
         counts = (str(f["galaxies"]), str(f["answers"]))
         speed = (f"{f['seconds_median']:.2f}", f"{f['seconds_total']:.0f}")

@@ -17,6 +17,9 @@ from survey_gampen.errors import InputError, OutsideFault
 
 #: What workers must not do with memory: there is nothing to spill, results are small reports.
 NO_SPILL = {f"distributed.worker.memory.{what}": False for what in ("target", "spill", "pause")}
+#: Free memory that a worker keeps, and the largest array that it keeps so (glibc takes no more)
+#: [bytes].
+KEPT, LARGEST_KEPT = 2**30, 2**25
 _LOOPBACK = "127.0.0.1"
 _PAGE = "survey_gampen.cluster.page"
 
@@ -30,9 +33,14 @@ def worker_settings(profile: Profile) -> dict[str, Any]:
 
 
 def process_environment(threads: int) -> dict[str, int]:
-    """Environment of a worker process whose network uses so many cores."""
+    """Environment of a worker process whose network uses so many cores.
+
+    A batch takes and gives back the same arrays again and again. Dask's own setting has the C
+    library return them to the system each time, and then every page of them must be zeroed anew.
+    """
+    allocator = {"MALLOC_TRIM_THRESHOLD_": KEPT, "MALLOC_MMAP_THRESHOLD_": LARGEST_KEPT}
     libraries = {f"{name}_NUM_THREADS": threads for name in ("OMP", "MKL", "OPENBLAS")}
-    return {"MALLOC_TRIM_THRESHOLD_": 65536} | libraries
+    return allocator | libraries
 
 
 def scheduler(profile: Profile, security: Security, host: str | None = _LOOPBACK) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from zarr.codecs import BloscCodec
 from survey_gampen import commit
 from survey_gampen.images.base import Cutouts, ImageSource
 from survey_gampen.quiet import quiet_zarr
+from survey_gampen.stages import Stages
 
 #: Chunks in a shard: 4 chunks of 64 galaxies are one file of 58 MB before compression, which is
 #: also what a writer holds in memory.
@@ -152,6 +153,7 @@ def write_cutouts(
     chunk: int = 64,
     lossy: float = 0.0,
     attributes: Mapping[str, Any] | None = None,
+    stages: Stages | None = None,
 ) -> None:
     """Cut out the galaxies of a table and publish them; does nothing if they are there.
 
@@ -175,6 +177,8 @@ def write_cutouts(
         0: exact. Else the largest step of rounding in units of the sky noise.
     attributes : mapping, optional
         More attributes of the group, such as the run it belongs to.
+    stages : Stages, optional
+        Told how long ``cutting`` takes.
 
     Raises
     ------
@@ -183,9 +187,9 @@ def write_cutouts(
     OutsideFault
         The disk is full or gone.
     """
-    more = dict(attributes or {})
+    more, timed = dict(attributes or {}), stages or Stages()
     commit.publish_dir(
-        dest, lambda path: _write(path, source, table, size, chunk, lossy, more), staging
+        dest, lambda path: _write(path, source, table, size, chunk, lossy, more, timed), staging
     )
 
 
@@ -197,6 +201,7 @@ def _write(
     chunk: int,
     lossy: float,
     attributes: dict[str, Any],
+    stages: Stages,
 ) -> None:
     n = table.num_rows
     chunk = max(1, min(chunk, n))
@@ -224,7 +229,8 @@ def _write(
     for start in range(0, n, shard):
         rows = slice(start, min(start + shard, n))
         pixels = np.zeros((rows.stop - rows.start, size, size), np.float32)
-        for batch in source.cutouts(ra[rows], dec[rows], size, ids[rows]):
+        found = source.cutouts(ra[rows], dec[rows], size, ids[rows])
+        for batch in stages.each("cutting", found):
             place = batch.index + start
             _note_facts(columns, place, batch)
             columns["quantum"][place] = quanta(batch.sky_sigma, lossy)

@@ -1,4 +1,5 @@
-"""A line for each beginning and end of each attempt at a partition: who did what, when, how long.
+"""A line for each beginning and end of each attempt at a partition: who did what, when, how long,
+and how much of it in which stage.
 
 It is for people and for counting; nothing reads it to decide anything.
 """
@@ -6,6 +7,7 @@ It is for people and for counting; nothing reads it to decide anything.
 from __future__ import annotations
 
 import time
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -54,10 +56,13 @@ class Attempts:
     def ended(self, key: str, stage: str, partition: str, outcome: Any) -> None:
         """Note how it ended: with a report or with an exception."""
         seconds = time.monotonic() - self._begun.pop(key)
-        self._write(key, stage, partition, f"{_words(outcome)} after {seconds:.1f} s")
+        words = f"{_words(outcome)} after {seconds:.1f} s"
+        if isinstance(outcome, dict) and (stages := outcome.get("stages")):
+            words += ": " + ", ".join(f"{name} {spent:.3f}" for name, spent in stages.items())
+        self._write(key, stage, partition, words)
 
     def _write(self, key: str, stage: str, partition: str, words: str) -> None:
-        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        now = datetime.now().isoformat(sep=" ", timespec="milliseconds")
         self._file.write(f"{now} {stage} {partition} {key} {words}\n")
 
 

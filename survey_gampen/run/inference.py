@@ -20,6 +20,7 @@ from survey_gampen.posterior.summary import summarise
 from survey_gampen.run.leaf import make_batch
 from survey_gampen.run.scope import out_of_range
 from survey_gampen.run.spec import RunSpec
+from survey_gampen.stages import Stages
 
 Tick = Callable[[int], None]
 
@@ -42,6 +43,8 @@ class Inference:
         Of the published file.
     tick : callable or None
         Called with the number of galaxies of each chunk that is done.
+    stages : Stages
+        Told how long ``reading``, ``inferring`` and ``summarising`` take.
     flagged : int
         Rows of the last walk with a status that is not 0.
     """
@@ -53,6 +56,7 @@ class Inference:
     store: CutoutStore
     schema: pa.Schema
     tick: Tick | None
+    stages: Stages
     flagged: int = field(default=0)
 
     def sample_facts(self) -> SampleFacts:
@@ -75,7 +79,8 @@ class Inference:
         """
         self.flagged = 0
         cursor = self.rows()
-        for where, images in self.store.chunks(self.engine.settings.batch):
+        chunks = self.store.chunks(self.engine.settings.batch)
+        for where, images in self.stages.each("reading", chunks):
             rows = cursor.take(len(images))
             if rows["object_id"].to_pylist() != self.store.object_id[where].tolist():
                 raise ValueError(f"{self.store.path} holds other galaxies than its rows")
@@ -98,9 +103,11 @@ class Inference:
         good = (status & int(NULL_BITS)) == 0
         columns: dict[str, NDArray[np.generic]] = {}
         if good.any():
-            draws = self.engine.draws(images[good], id_key(rows["object_id"])[good])
-            finite = draws.finite.cpu().numpy()
-            columns = {name: values[finite] for name, values in summarise(draws).items()}
+            with self.stages("inferring"):
+                draws = self.engine.draws(images[good], id_key(rows["object_id"])[good])
+                finite = draws.finite.cpu().numpy()  # a GPU is done only now
+            with self.stages("summarising"):
+                columns = {name: values[finite] for name, values in summarise(draws).items()}
             if self.engine.novelty is not None and draws.novelty is not None:
                 strange = (draws.novelty > self.engine.novelty.threshold).cpu().numpy()
                 status[np.flatnonzero(good)[strange]] |= int(Status.OUT_OF_DISTRIBUTION)

@@ -28,6 +28,7 @@ from survey_gampen.run.plan import Partition
 from survey_gampen.run.spec import RunSpec, read_spec
 from survey_gampen.run.tools import engine_of, source_of
 from survey_gampen.run.triage import TooLarge, is_out_of_memory
+from survey_gampen.stages import Stages
 
 Report = dict[str, Any]
 
@@ -54,7 +55,8 @@ def cut_partition(
     Returns
     -------
     dict
-        ``rows`` and ``seconds``.
+        ``rows``, ``seconds``, and of these by ``stages``: ``opening`` the images, ``cutting``,
+        ``writing``.
 
     Raises
     ------
@@ -63,24 +65,28 @@ def cut_partition(
     OutsideFault
         The disk is full, or the images are gone.
     """
-    begun = time.monotonic()
+    begun, stages = time.monotonic(), Stages()
     run = RunDir(Path(out))
     spec = read_spec(run)
     group = run.cutout_group(partition.name)
     if not is_cut(run, spec, partition):
         discard(group, run.staging(token))
+        with stages("opening"):
+            source = source_of(run, spec)
         rows = read_rows(spec.catalog_path(run), partition.norder, partition.npix, _POSITIONS)
         write_cutouts(
             group,
-            source_of(run, spec),
+            source,
             rows,
             spec.size,
             staging=run.staging(token),
             chunk=int(spec.engine["batch"]),
             lossy=spec.settings.lossy,
             attributes={"images": spec.parts["images"]},
+            stages=stages,
         )
-    return {"rows": partition.rows, "seconds": time.monotonic() - begun}
+    seconds = time.monotonic() - begun
+    return {"rows": partition.rows, "seconds": seconds, "stages": stages.report(rest="writing")}
 
 
 def infer_partition(
@@ -113,7 +119,9 @@ def infer_partition(
     Returns
     -------
     dict
-        ``rows``, ``seconds``, ``published`` (False where the file was there), ``flagged``.
+        ``rows``, ``seconds``, ``published`` (False where the file was there), ``flagged``; and of
+        the seconds by ``stages``: ``opening`` the network, ``reading`` cutouts, ``inferring``,
+        ``summarising``, ``publishing``.
 
     Raises
     ------
@@ -124,14 +132,16 @@ def infer_partition(
     OutsideFault
         The disk is full.
     """
-    begun = time.monotonic()
+    begun, stages = time.monotonic(), Stages()
     run = RunDir(Path(out))
     spec = read_spec(run)
     leaf = leaf_path(run.posteriors, partition.norder, partition.npix)
     report: Report = {"rows": partition.rows, "published": False, "flagged": 0}
     if not leaf.exists() or (again and read_footer(leaf)["fingerprint"] != spec.fingerprint):
         try:
-            report["flagged"] = _publish(run, spec, partition, leaf, batch, token, again, tick)
+            report["flagged"] = _publish(
+                run, spec, partition, leaf, batch, token, again, tick, stages
+            )
             report["published"] = True
         except Exception as error:
             if is_out_of_memory(error):
@@ -139,7 +149,8 @@ def infer_partition(
             raise
     if not spec.plan.keep_cutouts:
         discard(run.cutout_group(partition.name), run.staging(token))
-    return report | {"seconds": time.monotonic() - begun}
+    seconds = time.monotonic() - begun
+    return report | {"seconds": seconds, "stages": stages.report(rest="publishing")}
 
 
 def _publish(
@@ -151,11 +162,13 @@ def _publish(
     token: str,
     again: bool,
     tick: Tick | None,
+    stages: Stages,
 ) -> int:
     """Infer and publish; return the number of rows that carry a flag."""
     catalog = spec.catalog_path(run)
     rows = partial(Cursor, catalog, partition.norder, partition.npix)
-    engine, about = engine_of(spec, batch or int(spec.engine["batch"]))
+    with stages("opening"):
+        engine, about = engine_of(spec, batch or int(spec.engine["batch"]))
     schema = leaf_schema(sorted_schema(catalog), _footer(spec, partition, engine))
     flagged = 0
 
@@ -163,7 +176,7 @@ def _publish(
         nonlocal flagged
         store = open_cutouts(run.cutout_group(partition.name))
         ranges = about.get("trained_on", {})
-        work = Inference(spec, engine, ranges, rows, store, schema, tick)
+        work = Inference(spec, engine, ranges, rows, store, schema, tick, stages)
         _write_both(run, spec, partition, work, path, staging)
         flagged = work.flagged
 
