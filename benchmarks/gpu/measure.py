@@ -80,6 +80,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a rehearsal: small and rough")
     parser.add_argument("--only", nargs="+", help="names of steps")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(AGAIN))  # what runs is ended too
     end = time.monotonic() + args.seconds
     args.out.mkdir(parents=True, exist_ok=True)
     record = args.out / "measure.json"
