@@ -7,7 +7,7 @@
 
 PYTHON ?= python3
 # Those that need nothing but the package; the others of benchmarks/ say in their first lines what.
-BENCHMARKS ?= engine plan_10m layer simulate precision lossy novelty
+BENCHMARKS ?= engine plan_10m layer simulate precision lossy novelty summary cutting
 BIN := .venv/bin
 
 # The environment is made again when the lock, the package's own metadata or the tree's place change.
