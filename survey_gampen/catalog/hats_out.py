@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -23,12 +24,15 @@ from hats.catalog.dataset.table_properties import TableProperties
 from hats.io import paths
 from hats.pixel_math.healpix_pixel import HealpixPixel
 from hats.pixel_math.spatial_index import SPATIAL_INDEX_COLUMN
+from numpy.typing import NDArray
 from upath import UPath
 
 from survey_gampen import commit
 
 #: Order of the _healpix_29 index.
 FINEST = 29
+#: Leaves that are opened at a time.
+_AT_ONCE = 1024
 _LEAF = re.compile(r"Norder=(\d+)/Dir=\d+/Npix=(\d+)\.parquet$")
 
 
@@ -161,11 +165,9 @@ def write_index(
         Number of rows published.
     """
     leaves = published(posteriors_dir)
-    files = [leaf_path(posteriors_dir, *pixel) for pixel in leaves]
-    with ThreadPoolExecutor(8) as pool:
-        counts = list(pool.map(lambda file: pq.read_metadata(file).num_rows, files))
-    if files:
-        schema = pq.read_schema(files[0])
+    counts = np.fromiter(_counts(posteriors_dir, leaves), np.int64)
+    if counts.size:
+        schema = pq.read_schema(leaf_path(posteriors_dir, *next(iter(leaves))))
     if schema is not None:
         kept = schema.remove_metadata()
         commit.replace(
@@ -176,12 +178,21 @@ def write_index(
     write_partition_info(posteriors_dir, leaves, staging)
     _write_properties(posteriors_dir, name, counts, leaves, properties, staging)
     remove_shadowed(posteriors_dir, leaves)
-    return sum(counts)
+    return int(counts.sum())
+
+
+def _counts(posteriors_dir: Path, leaves: Iterable[Pixel]) -> Iterator[int]:
+    """Rows of each leaf. A survey has hundreds of thousands, so some at a time."""
+    pixels = iter(leaves)
+    with ThreadPoolExecutor(8) as pool:
+        while some := list(islice(pixels, _AT_ONCE)):
+            files = (leaf_path(posteriors_dir, *pixel) for pixel in some)
+            yield from pool.map(lambda file: pq.read_metadata(file).num_rows, files)
 
 
 def write_partition_info(posteriors_dir: Path, leaves: Iterable[Pixel], staging: Path) -> None:
     """Replace ``partition_info.csv``, which decides what readers see."""
-    lines = ["Norder,Npix", *(f"{norder},{npix}" for norder, npix in leaves), ""]
+    lines = chain(["Norder,Npix\n"], (f"{norder},{npix}\n" for norder, npix in leaves))
     commit.replace(
         Path(paths.get_partition_info_pointer(posteriors_dir).path),
         lambda staged: _write_lines(staged, lines),
@@ -189,8 +200,9 @@ def write_partition_info(posteriors_dir: Path, leaves: Iterable[Pixel], staging:
     )
 
 
-def _write_lines(path: Path, lines: list[str]) -> None:
-    path.write_text("\n".join(lines))
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    with path.open("w") as file:
+        file.writelines(lines)
 
 
 def remove_shadowed(posteriors_dir: Path, leaves: PublishedSet) -> None:
@@ -202,7 +214,7 @@ def remove_shadowed(posteriors_dir: Path, leaves: PublishedSet) -> None:
 def _write_properties(
     posteriors_dir: Path,
     name: str,
-    counts: list[int],
+    counts: NDArray[np.int64],
     leaves: PublishedSet,
     more: Mapping[str, str] | None,
     staging: Path,
@@ -215,12 +227,12 @@ def _write_properties(
         {
             "obs_collection": name,
             "dataproduct_type": "object",
-            "hats_nrows": sum(counts),
+            "hats_nrows": int(counts.sum()),
             "hats_col_ra": "ra",
             "hats_col_dec": "dec",
             "hats_col_healpix": SPATIAL_INDEX_COLUMN,
             "hats_col_healpix_order": FINEST,
-            "hats_max_rows": max(counts, default=0),
+            "hats_max_rows": int(counts.max(initial=0)),
             "hats_order": str(max((pixel.norder for pixel in leaves), default=0)),
             "hats_version": "v1.0",
             "hats_frame": "equatorial",
