@@ -7,7 +7,8 @@
 
 PYTHON ?= python3
 # Those that need nothing but the package; the others of benchmarks/ say in their first lines what.
-BENCHMARKS ?= engine end_to_end scaling plan_10m layer simulate precision lossy novelty
+BENCHMARKS ?= engine summary cutting end_to_end scaling plan_10m layer simulate precision lossy \
+  novelty
 BIN := .venv/bin
 
 # The environment is made again when the lock, the package's own metadata or the tree's place change.

@@ -7,35 +7,50 @@ Every benchmark prints a table and writes, with ``--json FILE``, what stands in 
 
 from __future__ import annotations
 
+import argparse
+import functools
 import json
+import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from survey_gampen.posterior.settings import has, usable_cores
 
 #: Side of the matrices whose product is the ceiling.
 CUBE = 2048
+#: Shapes (m, k, n) of matrix products that are about those of the network's convolutions.
+_NETWORK_SHAPES = ((6272, 3456, 256), (6272, 1728, 384))
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def seconds(run: Callable[[], object], repeats: int) -> float:
     """Best time of some repeats, after one that warms up."""
-    run()
-    times = []
-    for _ in range(repeats):
-        wait_for_gpu()
-        begun = time.perf_counter()
-        run()
-        wait_for_gpu()
-        times.append(time.perf_counter() - begun)
-    return min(times)
+    return in_turns({"": run}, repeats)[""]
+
+
+def in_turns(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Best time [s] of each, after one that warms up.
+
+    Every repeat runs all of them, so that what else the machine does meets them alike.
+    """
+    best = dict.fromkeys(runs, math.inf)
+    for repeat in range(repeats + 1):
+        for name, run in runs.items():
+            wait_for_gpu()
+            begun = time.perf_counter()
+            run()
+            wait_for_gpu()
+            if repeat:
+                best[name] = min(best[name], time.perf_counter() - begun)
+    return best
 
 
 def wait_for_gpu() -> None:
@@ -65,6 +80,20 @@ def matrix_rate(precision: str, device: str = "cpu", repeats: int = 8) -> float:
     side = CUBE * (4 if device == "cuda" else 1)
     x, weight = (torch.randn(side, side, device=device).to(_DTYPES[precision]) for _ in "xw")
     return 2 * side**3 / seconds(lambda: F.linear(x, weight), repeats)
+
+
+def network_rate(precision: str, device: str = "cpu", repeats: int = 8) -> float:
+    """The best [FLOP/s] of matrix products of the network's own shapes, also as convolutions."""
+    best = 0.0
+    for m, k, n in _NETWORK_SHAPES:
+        x, weight = (torch.randn(rows, k, device=device).to(_DTYPES[precision]) for rows in (m, n))
+        pixels = x.view(32, m // 32, 1, k).permute(0, 3, 1, 2)  # channels last
+        products: list[Callable[[], Tensor]] = [
+            functools.partial(F.linear, x, weight),
+            functools.partial(F.conv2d, pixels, weight[:, :, None, None]),
+        ]
+        best = max(best, *(2 * m * k * n / seconds(product, repeats) for product in products))
+    return best
 
 
 def copy_rate(device: str = "cpu", repeats: int = 8) -> float:
@@ -108,5 +137,16 @@ def write(path: Path | None, ceiling: dict[str, Any], figures: dict[str, Any]) -
         path.write_text(json.dumps({"ceilings": ceiling, **figures}, indent=1) + "\n")
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    args = parser.parse_args()
+    ceiling = ceilings(args.device, args.threads)
+    print(told(ceiling))
+    write(args.json, ceiling, {})
+
+
 if __name__ == "__main__":
-    print(told(ceilings()))
+    main()

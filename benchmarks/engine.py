@@ -1,223 +1,294 @@
 """How fast is the engine? Side by side in one run, on one machine.
 
-For each preset: seconds a galaxy for 1000 passes by
+Cases: the presets ``gampen-2021`` and ``survey`` with random weights, which do not matter for
+speed, and a dropout rate of 0.1; and ``shipped``, the shipped model ``survey`` with its own rates,
+which drop so few elements that they are taken away from a kept output.
 
-- ``plain``: a loop that runs the whole network in float32, dropout by ``torch.nn.functional``;
-- ``cached``: the same, with all that comes before the first dropout computed once an orientation;
-- ``engine``: this package, in float32 and, where the machine multiplies it, bfloat16;
+Methods: three loops as anybody would write them (``benchmarks/loops.py``) in float32:
 
-and the rate of the machine's dense matrix products in the same minutes, which nothing that
-multiplies the same numbers can beat. All are timed over fewer passes than 1000: fixed part and
-passes apart, then put together. Weights are random; speed does not depend on them.
+- ``plain``: the whole network in every pass;
+- ``dropout``: the crop is kept, ``torch.nn.Dropout`` in training mode does the rest;
+- ``cached``: all that comes before the first dropout is kept, the first convolution too; in
+  ``cached bf16`` under ``torch.autocast``;
 
-    python benchmarks/engine.py [--quick] [--device cuda] [--threads 2] [--json FILE]
+each with the activations' channels first (NCHW) or last (NHWC), as is faster;
+
+and ``engine``, this package, in every precision that the machine multiplies. Everything is run in
+turns, the best of the repeats counts. Seconds a galaxy are what is done once plus 1000 times a
+pass; what is done once is, for the engine, the look, the noise and the summary of 1000 draws.
+
+``of dense rate`` counts the operations of the network's layers behind the first dropout, done or
+saved, over seconds a galaxy, as a share of what dense matrix products of the same run reach.
+Before it is timed, the engine's output is compared with that of a plain loop under the same masks.
+On a GPU all sides run under the engine's settings: no TF32, deterministic algorithms.
+
+    python benchmarks/engine.py [--quick] [--device cuda] [--threads 2] [--batch 32 ...]
+                                [--cases survey ...] [--json FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
-import platform
-import time
+import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from ceilings import ceilings, in_turns, matrix_rate, network_rate, told, write
+from loops import disks, expected, loops
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
-from survey_gampen.model.checkpoint import Checkpoint
-from survey_gampen.model.network import Gampen
-from survey_gampen.model.orientations import oriented
+from survey_gampen.model.checkpoint import Checkpoint, load_checkpoint
+from survey_gampen.model.network import Block, Gampen
 from survey_gampen.model.presets import architecture
 from survey_gampen.model.targets import Targets
-from survey_gampen.posterior.settings import PRECISIONS, EngineSettings, has, usable_cores
-from survey_gampen.posterior.sizing import measure_speed
+from survey_gampen.posterior.engine import Engine
+from survey_gampen.posterior.fidelity import activation_ranges
+from survey_gampen.posterior.settings import PRECISIONS, has, usable_cores
+from survey_gampen.posterior.summary import summarise
 from survey_gampen.run.measure import BATCHES
 
 PASSES = 1000
 RATE = 0.1
+CASES = ("gampen-2021", "survey", "shipped")
+LOOPS = ("plain", "dropout", "cached", "cached bf16")
+#: Largest root mean square by which outputs may differ from the plain loop's, over their scatter
+#: from pass to pass.
+TOLERANCES = {"fp32": 0.01, "bf16": 0.1, "int8": 0.5}
+#: How loops may lay out weights and activations; which is faster depends on the layers.
+LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
+#: Galaxies and passes that are compared.
+_COMPARED = (8, 16)
 
 
-def seconds(run: Callable[[], object], repeats: int) -> float:
-    """Best time of some repeats, after one that warms up."""
-    run()
-    times = []
-    for _ in range(repeats):
-        wait_for_gpu()
-        begun = time.perf_counter()
-        run()
-        wait_for_gpu()
-        times.append(time.perf_counter() - begun)
-    return min(times)
-
-
-def wait_for_gpu() -> None:
-    """A GPU works on after a call has returned."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def matrix_rate(dtype: torch.dtype, repeats: int, device: str) -> float:
-    """Dense matrix products [FLOP/s]: the best that torch gives on shapes like the network's.
-
-    Asked for as matrix product and as 1 x 1 convolution, which are different libraries.
-    """
-    best = 0.0
-    shapes = [(2048, 2048, 2048), (6272, 3456, 256), (6272, 1728, 384)]
-    if device == "cuda":  # fills it
-        shapes.append((8192, 8192, 8192))
-    for m, k, n in shapes:
-        x, weight = (torch.randn(rows, k, device=device).to(dtype) for rows in (m, n))
-        pixels = x.view(32, m // 32, 1, k).permute(0, 3, 1, 2)
-        products: list[Callable[[], Tensor]] = [
-            lambda x=x, w=weight: F.linear(x, w),  # type: ignore[misc]
-            lambda x=pixels, w=weight: F.conv2d(x, w[:, :, None, None]),  # type: ignore[misc]
-        ]
-        for product in products:
-            best = max(best, 2 * m * k * n / seconds(product, repeats))
-    return best
-
-
-def tail_with_dropout(network: Gampen, features: Tensor, theta: Tensor) -> Tensor:
-    """One pass as anybody would write it."""
-    x = features
-    for i, block in enumerate(network.blocks):
-        first_flat = block.flat and not network.blocks[i - 1].flat
-        if first_flat:
-            x = x.flatten(1)
-        x = F.dropout(x, RATE, training=True)
-        if first_flat and network.arch.head_sees_crop:
-            x = torch.cat([x, theta.flatten(1)], dim=1)
-        x = block.after(block.weight_layer(x))
-    return x
+def model_of(case: str) -> Checkpoint:
+    """What is timed."""
+    if case == "shipped":
+        return load_checkpoint("survey")
+    torch.manual_seed(0)
+    network = Gampen(architecture(case), RATE).eval().requires_grad_(False)
+    model = Checkpoint(network, Targets((0.0, 0.0, 8.0), (1.0, 1.0, 1.0)))
+    model.meta["activation_ranges"] = activation_ranges(model, disks(16, model.config.size))
+    return model
 
 
 def flop_a_pass(network: Gampen) -> float:
     """Multiplications and additions of the weight layers of one pass of one galaxy."""
     total = 0.0
     for block in network.blocks:
-        weight = block.weight_layer.weight
+        assert isinstance(block, Block)
         positions = 1 if block.flat else block.input_shape[1] * block.input_shape[2]
-        total += 2.0 * weight.numel() * positions
+        total += 2.0 * block.weight_layer.get_parameter("weight").numel() * positions
     return total
 
 
-def plain_loop(network: Gampen, batch: int, passes: int, repeats: int) -> dict[str, float]:
-    """Seconds a galaxy of the two loops in float32, for 1000 passes."""
-    device = next(network.parameters()).device
-    images = torch.randn(batch, network.arch.size, network.arch.size, device=device)
-    count = network.arch.orientations
+class Timed:
+    """What is run in turns for one case, and what became of it, by method.
 
-    def before(k: int) -> tuple[Tensor, Tensor]:
-        prefix: tuple[Tensor, Tensor] = network.prefix(oriented(images, k, count))
-        return prefix
+    Parameters
+    ----------
+    model : Checkpoint
+    device : str
+    threads : int
+    """
 
-    kept = [before(k) for k in range(count)]
+    def __init__(self, model: Checkpoint, device: str, threads: int) -> None:
+        self.model, self.device, self.threads = model, device, threads
+        self.network = copy.deepcopy(model.network).to(device)
+        self.differs: dict[str, float] = {}
+        self._runs: dict[str, Callable[[], object]] = {}
+        self._galaxies: dict[str, int] = {}
+        self._passes: dict[str, int] = {}
 
-    def whole() -> None:
-        for k in range(passes):
-            tail_with_dropout(network, *before(k))
+    def add_loops(self, batch: int, passes: int, layout: str) -> None:
+        """The other side."""
+        images = torch.from_numpy(disks(batch, self.model.config.size)).to(self.device)
+        network = copy.deepcopy(self.network)
+        network.to(memory_format=LAYOUTS[layout])  # type: ignore[call-overload]
+        with torch.inference_mode():
+            made = loops(network, images)
 
-    def cached() -> None:
-        for k in range(passes):
-            tail_with_dropout(network, *kept[k % count])
+        def run(one_pass: Callable[[int], Tensor], fast: bool) -> None:
+            with torch.autocast(self.device, torch.bfloat16, enabled=fast):
+                for k in range(passes):
+                    one_pass(k)
 
-    prefix = count * seconds(lambda: before(1), repeats)
-    return {
-        "plain": seconds(whole, repeats) / passes / batch * PASSES,
-        "cached": (prefix + seconds(cached, repeats) / passes * PASSES) / batch,
-    }
+        for name in LOOPS:
+            method, _, precision = name.partition(" ")
+            if not precision or has(precision, self.device):
+                loop = made[method]
+                passing = functools.partial(run, loop.one_pass, bool(precision))
+                self._add(f"{name} {layout}", batch, passes, passing, loop.before)
+
+    def add_engine(self, precision: str, batch: int, passes: int) -> None:
+        """The engine, after a look at its output."""
+        settings: dict[str, Any] = {"device": self.device, "threads": self.threads}
+        make = functools.partial(Engine, self.model, seed=0, precision=precision, **settings)
+        if precision not in self.differs:
+            self.differs[precision] = self._difference(make, precision)
+        engine = make(passes=passes, batch=batch)
+        images, keys = disks(batch, self.model.config.size), np.arange(batch, dtype=np.uint64)
+        look = engine.look(images)
+        # What a run of 1000 passes does besides them: these are there already.
+        drawn = engine.through(look)[0].repeat(1, -(-PASSES // passes), 1)[:, :PASSES]
+        rest = copy.copy(engine)
+        rest.passes = PASSES
+        rest.through = lambda look: (drawn, look.theta)  # type: ignore[method-assign]
+        self._add(
+            *(f"engine {precision} {batch}", batch, passes, lambda: engine.through(look)),
+            lambda: summarise(rest.draws(images, keys)),
+        )
+
+    def _add(
+        self,
+        name: str,
+        batch: int,
+        passes: int,
+        run: Callable[[], object],
+        once: Callable[[], object] | None,
+    ) -> None:
+        self._galaxies[name], self._passes[name], self._runs[name] = batch, passes, run
+        if once:
+            self._runs[f"once {name}"] = once
+
+    def _difference(self, make: Callable[..., Engine], precision: str) -> float:
+        """Of outputs from the plain loop's, over their scatter from pass to pass."""
+        n, passes = _COMPARED
+        images = disks(n, self.model.config.size)
+        found = make(passes=passes, batch=n).outputs(images)
+        with torch.inference_mode():
+            pixels = torch.from_numpy(images).to(self.device)
+            wanted = expected(self.network, pixels, 0, passes)
+        differs = ((found - wanted).square().mean() / wanted.var(dim=1).mean()).sqrt().item()
+        if not differs < TOLERANCES[precision]:
+            raise SystemExit(f"engine {precision} is beside the plain loop by {differs:.2g}")
+        return differs
+
+    def measured(self, repeats: int) -> dict[str, dict[str, float]]:
+        """Seconds a galaxy by method: of a pass, of what is done once, of 1000 passes."""
+        with torch.inference_mode():
+            best = in_turns(self._runs, repeats)
+        found = {}
+        for name, batch in self._galaxies.items():
+            # A loop computes what it keeps one orientation at a time.
+            times = 1 if name.startswith("engine") else self.network.arch.orientations
+            once = times * best.get(f"once {name}", 0.0) / batch
+            one = best[name] / self._passes[name] / batch
+            total = once + PASSES * one
+            found[name] = {"pass": one, "once": once, "total": total, "batch": batch}
+        return found
 
 
-def measure(preset: str, device: str, threads: int, quick: bool) -> dict[str, Any]:
-    """All methods on one preset."""
-    torch.manual_seed(0)
-    network = Gampen(architecture(preset), RATE).eval().requires_grad_(False)
-    checkpoint = Checkpoint(network, Targets((0.0, 0.0, 8.0), (1.0, 1.0, 1.0)))
-    checkpoint.meta["activation_ranges"] = [1.0] * 4  # bytes multiply as fast whatever they mean
-    repeats, passes = (1, 2) if quick else (3, 5)
-    on_device = copy.deepcopy(network).to(device)
-    with torch.inference_mode():
-        plain_batch = 16 if device == "cpu" else 256
-        result: dict[str, Any] = dict(plain_loop(on_device, plain_batch, passes, repeats))
-    result["flop_a_pass"] = flop_a_pass(network)
-    for precision in (p for p in reversed(PRECISIONS) if has(p, device)):
-        batch = 32 if quick else BATCHES[device]
-        settings = EngineSettings(device, precision, batch, threads)
-        # The middle one: the least of some differences of two times is the luckiest, not the best.
-        speed = sorted(
-            (measure_speed(checkpoint, settings, 4 * passes) for _ in range(repeats)),
-            key=lambda speed: speed.per_pass,
-        )[repeats // 2]
-        result[f"engine {precision}"] = speed.seconds(PASSES)
-        result[f"pass {precision}"] = speed.per_pass
-        result[f"batch {precision}"] = settings.batch
-    return result
+def measure(case: str, args: argparse.Namespace) -> dict[str, Any]:
+    """All methods on one case: of a loop's layouts and of the engine's batches the fastest."""
+    timed = Timed(model_of(case), args.device, args.threads)
+    batches = args.batch or [BATCHES[args.device]]
+    if not args.no_loops:
+        batch = min(BATCHES[args.device], max(batches))
+        for layout in LAYOUTS:
+            timed.add_loops(batch, 1 if args.device == "cpu" else 16, layout)
+    for precision in (p for p in reversed(PRECISIONS) if has(p, args.device)):
+        for batch in batches:
+            timed.add_engine(precision, batch, 16)
+    found = timed.measured(1 if args.quick else args.repeats)
+    methods: dict[str, dict[str, Any]] = {}
+    for name, one in found.items():
+        method, _, variant = name.rpartition(" ")
+        if method not in methods or one["total"] < methods[method]["total"]:
+            methods[method] = one | {"variant": variant}
+    flop = flop_a_pass(timed.network)
+    return {"flop_a_pass": flop, "differs": timed.differs, "methods": methods, "all": found}
 
 
-def machine(device: str) -> str:
-    """What computes, in words."""
-    if device == "cuda":
-        return str(torch.cuda.get_device_name())
-    return platform.processor() or platform.machine()
+def dense_rate(method: str, rates: dict[str, float]) -> float:
+    """What a method is compared with; bytes, which have no dense product, with bfloat16."""
+    return rates["bf16" if method.endswith(("bf16", "int8")) and "bf16" in rates else "fp32"]
+
+
+def show(results: dict[str, Any], rates: dict[str, float]) -> None:
+    """Print a table."""
+    table = Table("case", "method", "at its best", "s a galaxy", "of it once", "ms a pass")
+    for head in ("x plain", "of dense rate", "differs"):
+        table.add_column(head)
+    for case, result in results.items():
+        plain = result["methods"].get("plain")
+        for name, one in result["methods"].items():
+            differs = result["differs"].get(name.removeprefix("engine "))
+            table.add_row(
+                *(case, name, one["variant"], f"{one['total']:.3f}", f"{one['once']:.3f}"),
+                f"{1e3 * one['pass']:.3f}",
+                f"{plain['total'] / one['total']:.1f}" if plain else "",
+                f"{PASSES * result['flop_a_pass'] / one['total'] / dense_rate(name, rates):.0%}",
+                f"{differs:.1e}" if name.startswith("engine") else "",
+            )
+        table.add_section()
+    Console(width=120).print(table)
+
+
+def ratios(results: dict[str, Any], rates: dict[str, float]) -> dict[str, Any]:
+    """What is wanted of the engine: by name the ratio of each case, and the least."""
+    dense = "bf16" if "bf16" in rates else "fp32"
+    over = f"engine {dense} over the rate of {dense} matrix products"
+    found: dict[str, Any] = {over: {"wanted": 1.0 if dense == "bf16" else 0.9}}
+    for case, result in results.items():
+        total = {name: one["total"] for name, one in result["methods"].items()}
+        found[over][case] = PASSES * result["flop_a_pass"] / total[f"engine {dense}"] / rates[dense]
+        if case == "gampen-2021" and "plain" in total:
+            best = min(seconds for name, seconds in total.items() if name.startswith("engine"))
+            wanted = {"wanted": 40.0} if dense == "bf16" else {}
+            found["engine at its best over the plain loop"] = wanted | {case: total["plain"] / best}
+        if "engine int8" in total and dense == "bf16":
+            ratio = found.setdefault("engine int8 over engine bf16", {"wanted": 1.7})
+            ratio[case] = total["engine bf16"] / total["engine int8"]
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a minute, and rougher figures")
+    parser.add_argument("--quick", action="store_true", help="one repeat, rougher figures")
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=usable_cores())
-    parser.add_argument("--presets", nargs="+", default=["gampen-2021", "survey"])
-    parser.add_argument("--json", help="write the figures to this file")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
+    parser.add_argument("--batch", type=int, nargs="+", help="of the engine; the best counts")
+    parser.add_argument("--no-loops", action="store_true", help="the engine alone")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
 
-    repeats = 3 if args.quick else 8
-    rates = {"fp32": matrix_rate(torch.float32, repeats, args.device)}
-    if has("bf16", args.device):
-        rates["bf16"] = matrix_rate(torch.bfloat16, repeats, args.device)
-    results = {
-        preset: measure(preset, args.device, args.threads, args.quick) for preset in args.presets
-    }
+    ceiling = ceilings(args.device, args.threads)
+    rates = ceiling["matrix_flop_per_s"]
+    results = {}
+    for case in args.cases:
+        results[case] = measure(case, args)
+        # The best of the whole run is the ceiling: it may only be too high.
+        rates.update({p: max(rate, matrix_rate(p, args.device)) for p, rate in rates.items()})
+    own = {precision: network_rate(precision, args.device) for precision in rates}
 
-    console = Console()
-    console.print(
-        f"{machine(args.device)}, {args.threads} threads, torch "
-        f"{torch.__version__}; dense products: "
-        + ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items())
+    print(told(ceiling))
+    print(
+        "matrix products of the network's own shapes: "
+        + ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in own.items())
     )
-    table = Table("preset", "method", "s a galaxy", "ms a pass", "x plain", "of dense rate")
-    for preset, result in results.items():
-        for method in ("plain", "cached", "engine fp32", "engine bf16", "engine int8"):
-            if method not in result:
-                continue
-            precision = method.removeprefix("engine ")
-            per_pass = result.get(f"pass {precision}")
-            # There is no dense product of bytes to compare with: of bfloat16's instead.
-            rate = rates.get(precision, rates.get("bf16", rates["fp32"]))
-            fraction = f"{result['flop_a_pass'] / per_pass / rate:.0%}" if per_pass else ""
-            table.add_row(
-                preset,
-                method,
-                f"{result[method]:.2f}",
-                f"{1e3 * per_pass:.2f}" if per_pass else "",
-                f"{result['plain'] / result[method]:.1f}",
-                fraction,
-            )
-    console.print(table)
-    if args.json:
-        record = {
-            "machine": machine(args.device),
-            "threads": args.threads,
-            "torch": torch.__version__,
-            "rates": rates,
-        } | results
-        with open(args.json, "w") as file:
-            json.dump(record, file, indent=1)
+    show(results, rates)
+    found = ratios(results, rates)
+    for name, ratio in found.items():
+        wanted = ratio.get("wanted")
+        cases = {case: value for case, value in ratio.items() if case != "wanted"}
+        said = ", ".join(f"{value:.2f} ({case})" for case, value in cases.items())
+        if wanted:
+            kept = "reached" if min(cases.values()) >= wanted else "missed"
+            said += f"; wanted: {wanted:g} or more; {kept}"
+        print(f"{name}: {said}")
+    write(
+        args.json,
+        ceiling,
+        {"network_flop_per_s": own, "passes": PASSES, "ratios": found, "cases": results},
+    )
 
 
 if __name__ == "__main__":

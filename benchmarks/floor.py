@@ -44,7 +44,7 @@ def parameters(galaxy: Galaxy) -> dict[str, float]:
 def galaxy_of(values: dict[str, float], like: Galaxy) -> Galaxy:
     """Inverse of :func:`parameters`."""
     flux = float(np.exp(values["ln_flux"]))
-    sides = {}
+    sides: dict[str, Any] = {}
     for name, share, turn in (("disk", 1 - values["bt"], 0.0), ("bulge", values["bt"], 1.0)):
         sides[name] = replace(
             getattr(like, name),
@@ -56,8 +56,8 @@ def galaxy_of(values: dict[str, float], like: Galaxy) -> Galaxy:
             x=values["x"],
             y=values["y"],
         )
-    psf = {"moffat_fwhm": values["fwhm"], "moffat_beta": values["beta"]}
-    return replace(like, flux=flux, bt=values["bt"], **sides, **psf)
+    sides |= {"moffat_fwhm": values["fwhm"], "moffat_beta": values["beta"]}
+    return replace(like, flux=flux, bt=values["bt"], **sides)
 
 
 def prior_sigmas(population: Population) -> dict[str, float]:
@@ -86,9 +86,10 @@ def prior_sigmas(population: Population) -> dict[str, float]:
 
 def radius(values: dict[str, float]) -> float:
     """R_e [arcsec] of a galaxy with these parameters."""
-    shape = [[[values["disk" + key]], [values["bulge" + key]]] for key in ("_n", "_ln_r", "_q")]
-    shape[1] = np.exp(shape[1]).tolist()
-    return float(half_light_radius(*shape, np.array([values["bt"]]))[0])
+    index, ln_r, q = (
+        [[values["disk" + key]], [values["bulge" + key]]] for key in ("_n", "_ln_r", "_q")
+    )
+    return float(half_light_radius(index, np.exp(ln_r), q, np.array([values["bt"]]))[0])
 
 
 def bounds(galaxy: Galaxy, renderer: Renderer, sigmas: dict[str, float]) -> dict[str, float]:

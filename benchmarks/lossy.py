@@ -10,27 +10,29 @@ of p84 - p16)? Under 5 % for the median galaxy it may be recommended.
 from __future__ import annotations
 
 import argparse
-import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from ceilings import ceilings, told, write
 from numpy.typing import NDArray
-from precision import compare, posteriors
+from precision import compare, simulated
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from zarr.storage import MemoryStore
 
 from survey_gampen.images.store import COMPRESSOR, quanta, quantise
 from survey_gampen.model.checkpoint import load_checkpoint
 from survey_gampen.model.targets import PARAMETERS
+from survey_gampen.posterior.fidelity import posteriors
 from survey_gampen.posterior.settings import resolve_precision, usable_cores
 from survey_gampen.posterior.summary import PERCENTILES
-from survey_gampen.simulation import simulate
 
 STEPS = (0.25, 0.5, 1.0)
+#: Galaxies whose size on the disk is taken.
+_STORED = 64
 
 
 def stored_bytes(images: NDArray[np.float32]) -> int:
@@ -56,29 +58,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
-    precision = resolve_precision("auto", "cpu", load_checkpoint(args.model))
-    result: dict[str, Any] = {"n": args.n, "passes": args.passes}
-    with tempfile.TemporaryDirectory() as folder:
-        data = args.data or Path(folder) / "sim"
-        if args.data is None:
-            simulate.main("hsc-wide", args.n, data, seed=20_000, workers=args.threads)
-        table = simulate.read_truth(data)[: args.n]
-        truth = {p: table[p].to_numpy().astype(float) for p in PARAMETERS}
-        sky = table["sky_sigma"].to_numpy().astype(np.float32)
-        sample: Any = zarr.open_group(str(data), mode="r")["image"][:64]
-        whole = stored_bytes(sample)
-        settings = (args.model, data, len(table), args.passes, precision, args.threads)
-        exact = posteriors(*settings)
-        for step in STEPS:
-
-            def changed(
-                image: NDArray[np.float32], rows: slice, step: float = step
-            ) -> NDArray[np.float32]:
-                return quantise(image, quanta(sky[rows], step))
-
-            figures = compare(exact, posteriors(*settings, changed), truth)
-            figures["size"] = {"share": stored_bytes(changed(sample, slice(64))) / whole}
-            result[f"{step:g}"] = figures
+    ceiling = ceilings(threads=args.threads)
+    model = load_checkpoint(args.model)
+    precision = resolve_precision("auto", "cpu", model)
+    images, truth = simulated(args.data, "hsc-wide", args.n, args.threads)
+    sky = truth["sky_sigma"].astype(np.float32)
+    whole = stored_bytes(images[:_STORED])
+    exact = posteriors(model, images, args.passes, precision)
+    result: dict[str, Any] = {}
+    for step in track(STEPS, description="quanta"):
+        rounded = quantise(images, quanta(sky, step))
+        figures = compare(exact, posteriors(model, rounded, args.passes, precision), truth)
+        figures["size"] = {"share": stored_bytes(rounded[:_STORED]) / whole}
+        result[f"{step:g}"] = figures
     shown = Table("quantum / sky noise", "size", *PARAMETERS)
     shown.caption = "shift / width, worst percentile: median galaxy, 95th percentile"
     for step in STEPS:
@@ -89,9 +81,11 @@ def main() -> None:
         )
         cells = (f"{middle:.1%}, {high:.1%}" for middle, high in worst)
         shown.add_row(f"{step:g}", f"{figures['size']['share']:.2f}", *cells)
+    print(told(ceiling))
+    print(f"{len(images)} galaxies, {args.passes} passes in {precision}")
     Console(width=110).print(shown)
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1))
+    settings = {"n": len(images), "passes": args.passes, "precision": precision}
+    write(args.json, ceiling, settings | result)
 
 
 if __name__ == "__main__":

@@ -6,19 +6,19 @@ galaxies of the population that the model was trained on; in all of them neighbo
 are the population's.
 
     python benchmarks/novelty.py [--model survey] [--population hsc-wide] [--n 512]
-                                 [--out novelty.json]
+                                 [--json FILE]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from ceilings import ceilings, told, write
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
@@ -124,11 +124,12 @@ def main() -> None:
     parser.add_argument("--model", default="survey")
     parser.add_argument("--population", default="hsc-wide")
     parser.add_argument("--n", type=int, default=512)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
     model = load_checkpoint(args.model)
     if model.novelty is None:
         parser.error(f"{args.model} has no out-of-distribution score: train it again")
+    ceiling = ceilings()
     scenes = Scenes(Population.load(args.population))
     found = {}
     for kind in ("galaxies", "stars", "sky", "saturated", "crowded", "coarse"):
@@ -144,9 +145,9 @@ def main() -> None:
         flagged = float((score > model.novelty.threshold).mean())
         result[kind] = {"auc": area, "median": float(np.median(score)), "flagged": flagged}
         table.add_row(kind, f"{area:.3f}", f"{np.median(score):.2f}", f"{flagged:.3f}")
+    print(told(ceiling))
     Console().print(table)
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=1))
+    write(args.json, ceiling, result)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Ten million shuffled rows: is the one duplicate found, how much memory and time does a plan take?
 
-    python benchmarks/plan_10m.py [--rows 10000000] [--text-ids]
+    python benchmarks/plan_10m.py [--rows 10000000] [--text-ids] [--json FILE]
 
 Makes a shuffled catalogue in a temporary folder, twice: as it should be, and with one object_id
 that stands twice. Runs ``survey-gampen run --plan-only`` on each, in a process of its own, and
-prints its exit code, last line, seconds and peak resident memory. With ``--functions`` the sort
+tells its exit code, last line, seconds and peak resident memory. With ``--functions`` the sort
 and the plan are called without the command around them.
 """
 
@@ -18,11 +18,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from astropy.io import fits
+from ceilings import ceilings, told, write
+from rich.console import Console
+from rich.table import Table
 
 PARTITION_ROWS = 5000
 FUNCTIONS = """
@@ -90,7 +94,10 @@ def main() -> None:
     parser.add_argument("--text-ids", action="store_true", help="object_ids as text")
     parser.add_argument("--functions", action="store_true", help="without the command line")
     parser.add_argument("--folder", help="where the temporary folder is made")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
+    figures: dict[str, Any] = {}
+    table = Table("rows", "object_ids", "exit", "seconds", "peak GiB", "in the output")
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         write_image(Path(folder, "images", "calexp-HSC-G-0-0,0.fits"))
         for duplicate in (True, False):
@@ -112,12 +119,22 @@ def main() -> None:
                 command += ["--partition-rows", str(PARTITION_ROWS)]
                 command += ["--images", str(Path(folder, "images"))]
             status, seconds, peak, line = measure(command)
-            print(f"{options.rows} rows, {'one duplicate' if duplicate else 'no duplicate'}:")
-            print(f"  exit {status}, {seconds:.1f} s, peak {peak:.2f} GiB")
-            print(f"  {line}")
-            print(
-                f"  in the output: {sorted(p.name for p in out.iterdir()) if out.exists() else []}"
-            )
+            name = "one twice" if duplicate else "each once"
+            made = sorted(p.name for p in out.iterdir()) if out.exists() else []
+            cells = (str(status), f"{seconds:.1f}", f"{peak:.2f}", " ".join(made) or "nothing")
+            table.add_row(str(options.rows), name, *cells)
+            print(f"{name}: {line}")
+            figures[name] = {
+                "exit": status,
+                "seconds": seconds,
+                "peak_gib": peak,
+                "says": line,
+                "output": made,
+            }
+    ceiling = ceilings()  # at the end: a child's peak counts what its parent held at its start
+    print(told(ceiling))
+    Console().print(table)
+    write(options.json, ceiling, {"rows": options.rows} | figures)
 
 
 if __name__ == "__main__":

@@ -15,14 +15,13 @@ A change of coverage by a point is seen with a thousand galaxies or more: look a
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from ceilings import ceilings, told, write
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
@@ -30,48 +29,29 @@ from rich.table import Table
 
 from survey_gampen.model.checkpoint import load_checkpoint
 from survey_gampen.model.targets import PARAMETERS
-from survey_gampen.posterior.engine import Engine
-from survey_gampen.posterior.fidelity import MEDIAN, P95, shifts
+from survey_gampen.posterior.fidelity import MEDIAN, P95, Columns, Images, posteriors, shifts
 from survey_gampen.posterior.settings import PRECISIONS, has, usable_cores
-from survey_gampen.posterior.summary import LEVELS, PERCENTILES, summarise
+from survey_gampen.posterior.summary import LEVELS, PERCENTILES
 from survey_gampen.simulation import simulate
 from survey_gampen.training.metrics import covered
 
-BATCH = 32
-Columns = dict[str, NDArray[Any]]
-Images = NDArray[np.float32]
 
+def simulated(
+    data: Path | None, population: str, n: int, threads: int
+) -> tuple[Images, dict[str, NDArray[np.float64]]]:
+    """Pixels [nJy] (n, size, size) and truths of the first n galaxies of a simulation.
 
-def posteriors(
-    model: str,
-    data: Path,
-    n: int,
-    passes: int,
-    precision: str,
-    threads: int,
-    changed: Callable[[NDArray[np.float32], slice], NDArray[np.float32]] = lambda image, rows: (
-        image
-    ),
-    device: str = "cpu",
-) -> Columns:
-    """Summaries of the first `n` galaxies of a simulation, whose images may be `changed`."""
-    engine = Engine(
-        load_checkpoint(model),
-        passes=passes,
-        seed=0,
-        precision=precision,
-        batch=BATCH,
-        device=device,
-        threads=threads,
-    )
-    images: Any = zarr.open_group(str(data), mode="r")["image"]
-    parts = []
-    for start in track(range(0, n, BATCH), description=precision):
-        stop = min(n, start + BATCH)
-        keys = np.arange(start, stop, dtype=np.uint64)
-        pixels = changed(np.asarray(images[start:stop]), slice(start, stop))
-        parts.append(summarise(engine.draws(pixels, keys)))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    It lies in `data`, or is made on the spot.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        if data is None:
+            data = Path(folder) / "sim"
+            simulate.main(population, n, data, seed=20_000, workers=threads)
+        table = simulate.read_truth(data)[:n]
+        group: Any = zarr.open_group(str(data), mode="r")
+        images = np.asarray(group["image"][: len(table)])
+    names = (*PARAMETERS, "sky_sigma")
+    return images, {name: table[name].to_numpy().astype(float) for name in names}
 
 
 def compare(exact: Columns, rounded: Columns, truth: Columns) -> dict[str, dict[str, float]]:
@@ -136,29 +116,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        data = args.data or Path(folder) / "sim"
-        if args.data is None:
-            simulate.main(args.population, args.n, data, seed=20_000, workers=args.threads)
-        table = simulate.read_truth(data)[: args.n]
-        truth = {p: table[p].to_numpy().astype(float) for p in PARAMETERS}
-        found = {
-            precision: posteriors(
-                *(args.model, data, len(table), args.passes, precision, args.threads),
-                device=args.device,
-            )
-            for precision in reversed(PRECISIONS)
-            if has(precision, args.device)
-        }
+    ceiling = ceilings(args.device, args.threads)
+    images, truth = simulated(args.data, args.population, args.n, args.threads)
+    model = load_checkpoint(args.model)
+    precisions = [p for p in reversed(PRECISIONS) if has(p, args.device)]
+    found = {
+        precision: posteriors(model, images, args.passes, precision, args.device)
+        for precision in track(precisions, description="precisions")
+    }
     exact = found.pop("fp32")
     result = {name: compare(exact, rounded, truth) for name, rounded in found.items()}
+    print(told(ceiling))
     for name, figures in result.items():
-        print(name)
+        print(f"{name}: {len(images)} galaxies, {args.passes} passes")
         show(figures)
-    if args.json:
-        args.json.write_text(
-            json.dumps({"n": len(table), "passes": args.passes} | result, indent=1)
-        )
+    write(args.json, ceiling, {"n": len(images), "passes": args.passes} | result)
 
 
 if __name__ == "__main__":

@@ -101,8 +101,10 @@ def main() -> None:
     command(*simulate, "--seed", 1, "--real-galaxies", train)
     run = ("run", labelled / "catalog.parquet", "--images", labelled / "tiles")
     command(*run, "--out", work / "run", "--passes", 2, "--keep-cutouts", "--model", args.model)
-    simulate = ("simulate", chosen, "--n", args.test, "--out", unseen, "--seed", 2)
-    command(*simulate, "--real-galaxies", test)
+    command(
+        *("simulate", chosen, "--n", args.test, "--out", unseen, "--seed", 2),
+        *("--real-galaxies", test),
+    )
 
     labels = ("--data", work / "run", "--labels", labelled / "truth.parquet")
     few = {"batch": 32, "guide": 0.0}

@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from survey_gampen import __version__, cli_cluster, cli_science
 from survey_gampen.cli_science import Verbs
@@ -57,6 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Interrupted.exit_code
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells a slip in one line; those of verbs are of this class too."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"survey-gampen: error: {message}; see {self.prog} --help\n")
+
+
 def _tell(error: GampenError) -> int:
     print(f"survey-gampen: error: {' '.join(str(error).split())}", file=sys.stderr)
     return error.exit_code
@@ -64,7 +71,7 @@ def _tell(error: GampenError) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all verbs."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="survey-gampen",
         description="Bayesian posteriors of bulge-to-total ratio, half-light radius and flux "
         "for every galaxy of a catalogue.",

@@ -138,8 +138,11 @@ def assert_same_bits(place, alone, moved):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("batch", [7, 12])
-def test_same_bits_in_every_place(precision, batch, threads):
-    for found in one_galaxy_everywhere(make_checkpoint(tiny()), precision, batch, 2, threads):
+@pytest.mark.parametrize("rate", [0.002, 0.1])
+def test_same_bits_in_every_place(precision, rate, batch, threads):
+    """Whether few elements are dropped, and named, or many, and masked."""
+    checkpoint = make_checkpoint(tiny(), rate)
+    for found in one_galaxy_everywhere(checkpoint, precision, batch, 2, threads):
         assert_same_bits(*found)
 
 
@@ -159,9 +162,11 @@ def test_same_bits_in_every_place_of_the_default_network(precision):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("preset", ["survey", "gampen-2021"])
-def test_same_bits_in_every_place_of_a_large_batch(precision, preset):
-    checkpoint = make_checkpoint(architecture(preset))
+@pytest.mark.parametrize(
+    ("preset", "rate"), [("survey", 0.0001), ("survey", 0.1), ("gampen-2021", 0.1)]
+)
+def test_same_bits_in_every_place_of_a_large_batch(precision, preset, rate):
+    checkpoint = make_checkpoint(architecture(preset), rate)
     for found in one_galaxy_everywhere(checkpoint, precision, 32, 2, 2, step=5):
         assert_same_bits(*found)
 

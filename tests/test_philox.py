@@ -114,6 +114,18 @@ def test_packed_masks_are_the_masks(seed, rates, dtype):
                 assert mask.unsqueeze(0).is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.05])
+def test_what_few_masks_drop_is_named(rate):
+    packed = PackedMasks(5, 4, SHAPES, [rate, 0.5, 0.5], named=(0,))
+    for k in range(4):
+        kept = torch.ones(SHAPES[0], dtype=torch.bool)
+        for at in packed.dropped(k, 0):
+            kept[at] = False
+        assert torch.equal(kept, keep(5, k, 0, SHAPES[0], rate))
+        assert packed.unpack(k, torch.float32)[0] is None
+        assert torch.equal(packed.unpack(k, torch.bool)[1], keep(5, k, 1, SHAPES[1], 0.5))
+
+
 def test_packed_masks_take_a_bit_an_element():
     packed = PackedMasks(0, 10, [(64, 29, 29), (1000,)], [0.1, 0.1])
     assert packed.nbytes == 10 * (64 * 29 * 29 + 1000) // 8

@@ -1,10 +1,9 @@
 """Pack what a GPU machine without internet lacks into one archive.
 
-The machine is taken to have Python with torch, numpy, scipy, matplotlib, pyarrow, rich, psutil,
-PyYAML, fsspec, toolz, cloudpickle, click, packaging, safetensors and typing_extensions; all that
-the training needs besides is in `PACKAGES`, at the versions of ``requirements.lock``. Wheels are
-unpacked, tests and debug symbols left out (GalSim's wheel is 55 MB, most of it symbols), and all
-goes into ``OUT/site.tar.xz``. There:
+That is all that the package and its extra ``sim`` need, as far as this environment's packages tell
+what they need in turn, but for what the machine is taken to have, `THERE`; at the versions of
+``requirements.lock``. Wheels are unpacked, tests and debug symbols left out (GalSim's wheel is
+55 MB, most of it symbols), and all goes into ``OUT/site.tar.xz``. There:
 
     mkdir -p /tmp/site && tar xJf OUT/site.tar.xz -C /tmp/site
     export PYTHONPATH=/tmp/site:$PWD
@@ -21,28 +20,28 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = (
-    "astropy",
-    "astropy-iers-data",
-    "dask",
-    "donfig",
-    "GalSim",
-    "google-crc32c",
-    "locket",
-    "LSSTDESC.Coord",
-    "numcodecs",
-    "partd",
-    "protobuf",
-    "pyerfa",
-    "tensorboardX",
-    "tomli_w",
-    "zarr",
+#: What machines for deep learning have.
+THERE = frozenset(
+    """
+    aiohappyeyeballs aiohttp aiosignal attrs certifi charset-normalizer click cloudpickle contourpy
+    cycler fonttools frozenlist fsspec idna jinja2 kiwisolver llvmlite markdown-it-py markupsafe
+    matplotlib mdurl msgpack multidict narwhals numba numpy packaging pandas pillow propcache
+    protobuf psutil pyarrow pygments pyparsing python-dateutil pyyaml requests rich safetensors
+    scipy setuptools six sortedcontainers toolz torch typing-extensions tzdata urllib3 wrapt xarray
+    yarl zipp
+    """.split()
 )
-#: Folders of a package that a training never opens.
+#: What reproject asks for, for images that are no FITS files, and does not import for ours.
+UNUSED = frozenset("dask-image imageio pims pyavm slicerator tifffile".split())
+#: Folders of a package that nothing here opens.
 NEEDLESS = ("tests", "share/roman", "share/sensors", "share/sed", "share/bandpass", "include")
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(17, 36)]
 PLATFORMS += ["manylinux2014_x86_64", "manylinux1_x86_64"]
@@ -52,6 +51,26 @@ def locked_versions() -> dict[str, str]:
     """Version of each package in the lock file, by its name in small letters and dashes."""
     pairs = re.findall(r"^([\w.-]+)==([^\s;]+)", (ROOT / "requirements.lock").read_text(), re.M)
     return {plain(name): version for name, version in pairs}
+
+
+def needed(python: str) -> set[str]:
+    """Names of all packages that this one and its extra ``sim`` need, and what these need."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    todo = [*project["dependencies"], *project["optional-dependencies"]["sim"]]
+    found: dict[str, set[str]] = {}  # with the extras that were asked for
+    while todo:
+        requirement = Requirement(todo.pop())
+        name, extras = plain(requirement.name), requirement.extras | {""}
+        new = extras - found.get(name, set())
+        found.setdefault(name, set()).update(new)
+        if name == "torch" or not new:  # torch names CUDA's packages
+            continue
+        for line in metadata.requires(name) or ():
+            marker = Requirement(line).marker
+            where = [{"extra": extra, "python_version": python} for extra in new]
+            if marker is None or any(marker.evaluate(one) for one in where):
+                todo.append(line)
+    return set(found)
 
 
 def plain(name: str) -> str:
@@ -66,7 +85,8 @@ def main() -> int:
     parser.add_argument("--also", nargs="*", default=[], help="packages it lacks besides")
     args = parser.parse_args()
     versions = locked_versions()
-    wanted = [f"{name}=={versions[plain(name)]}" for name in (*PACKAGES, *args.also)]
+    names = (needed(args.python) - THERE - UNUSED) | {plain(name) for name in args.also}
+    wanted = [f"{name}=={versions[name]}" for name in sorted(names)]
     with tempfile.TemporaryDirectory() as folder:
         wheels, site = Path(folder) / "wheels", Path(folder) / "site"
         download(wanted, args.python, wheels)
@@ -95,7 +115,7 @@ def download(wanted: list[str], python: str, folder: Path) -> None:
 
 
 def slim(site: Path) -> None:
-    """Take out what a training never opens."""
+    """Take out what nothing here opens."""
     for path in sorted(site.rglob("*")):
         inside = path.relative_to(site).as_posix()
         if inside == "astropy/tests":  # not tests of its own, but tools that it imports

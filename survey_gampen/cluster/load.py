@@ -186,12 +186,12 @@ def _gpus(given: dict[str, Any]) -> int:
 
 def _batch(kind: str, given: dict[str, Any], wanted: int | None) -> Batch:
     site = site_settings(kind)
+    ask = _ask(kind, given, site, wanted)  # first: what is wrong for all kinds is told as it stands
     cutters = _other(kind, given, "cutters", site)
     small = {"threads": 1, "memory": _DRIVER_MEMORY, "workers": 1, "processes": 1}
     driver = _other(kind, given, "driver", site, small)
     assert driver is not None
     shared = values.text(given, "shared")
-    ask = _ask(kind, given, site, wanted)
     return Batch(
         ask=ask,
         cutters=cutters,

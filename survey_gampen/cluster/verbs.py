@@ -34,7 +34,8 @@ _PACKAGES = ("survey-gampen", "dask", "distributed", "torch", "numpy", "zarr", "
 
 def list_profiles() -> int:
     """Print all profiles that have a name."""
-    table = Table("name", "kind", "what it is", "where", box=None, pad_edge=False)
+    table = Table("name", "kind", "what it is", box=None, pad_edge=False)
+    table.add_column("where", overflow="fold")  # a path of which the end is missing is none
     for name, path in known().items():
         kind, first = _first_words(path)
         command = SUBMIT.get(kind, "").partition(" ")[0]

@@ -15,6 +15,7 @@ patch is plain to see, to the eye and in ``replaced``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -71,40 +72,50 @@ def repair(box: Box, pixel_scales: tuple[float, float]) -> Repaired:
     replaced = (box.flags & (MISSING | BAD)) != 0
     status = flag(box.flags, pixel_scales)
     level, sigma = sky(box.image, ~replaced, (box.flags & DETECTED) != 0)
-    image = box.image
+    image, valid = box.image, box.image
     if replaced.any():
+        valid = image[~replaced]
         image = fill(image, replaced, level if np.isfinite(level) else 0.0)
     note = None
-    valid = box.image[~replaced]
     if valid.size and not status & Status.NO_DATA and valid.min() == valid.max():
         status |= Status.BAD_CUTOUT
-        note = f"every pixel has the same value, {valid[0]:g} nJy"
+        note = f"every pixel has the same value, {valid.flat[0]:g} nJy"
     return Repaired(image, int(status), note, replaced, level, sigma)
 
 
 def flag(flags: NDArray[np.uint8], pixel_scales: tuple[float, float]) -> Status:
     """Status bits from the flags of a box's pixels."""
-    ny, nx = flags.shape
-    y, x = np.ogrid[:ny, :nx]
-    distance2 = ((x - nx // 2) * pixel_scales[0]) ** 2 + ((y - ny // 2) * pixel_scales[1]) ** 2
-    central = flags[distance2 <= CENTRAL_RADIUS**2]
-    missing = (flags & MISSING) != 0
+    # Most boxes have few of the bits, and only the middle needs a look at where they are.
+    seen, central = int(np.bitwise_or.reduce(flags, axis=None)), _central(flags.shape, pixel_scales)
     status = Status(0)
-    if (
-        flags[ny // 2, nx // 2] & (MISSING | BAD)
-        or missing.mean() > 0.5
-        or (central & MISSING).any()
-    ):
-        status |= Status.NO_DATA
-    if (flags & OUTSIDE).any():
+    if seen & (MISSING | BAD):
+        ny, nx = flags.shape
+        missing = (flags & MISSING) != 0
+        if (
+            flags[ny // 2, nx // 2] & (MISSING | BAD)
+            or missing.mean() > 0.5
+            or missing[central].any()
+        ):
+            status |= Status.NO_DATA
+        if ((flags & OUTSIDE == 0) & ((flags & (MISSING | BAD)) != 0)).any():
+            status |= Status.BAD_PIXELS
+    if seen & OUTSIDE:
         status |= Status.EDGE
-    if ((flags & OUTSIDE == 0) & ((flags & (MISSING | BAD)) != 0)).any():
-        status |= Status.BAD_PIXELS
-    if (central & SATURATED).any():
+    if seen & SATURATED and (flags[central] & SATURATED).any():
         status |= Status.SATURATED
-    if (flags & BRIGHT).any():
+    if seen & BRIGHT:
         status |= Status.BRIGHT_NEIGHBOUR
     return status
+
+
+@lru_cache
+def _central(shape: tuple[int, int], pixel_scales: tuple[float, float]) -> NDArray[np.bool_]:
+    """The pixels of the central 5 arcsec."""
+    ny, nx = shape
+    y, x = np.ogrid[:ny, :nx]
+    distance2 = ((x - nx // 2) * pixel_scales[0]) ** 2 + ((y - ny // 2) * pixel_scales[1]) ** 2
+    central: NDArray[np.bool_] = distance2 <= CENTRAL_RADIUS**2
+    return central
 
 
 def sky(
@@ -117,25 +128,59 @@ def sky(
     level, sigma : float
         Clipped median and 1.4826 times the median absolute deviation; NaN without a valid pixel.
     """
-    ny, nx = image.shape
-    rim_y, rim_x = max(1, ny // 10), max(1, nx // 10)
-    frame = np.ones(image.shape, bool)
-    frame[rim_y : ny - rim_y, rim_x : nx - rim_x] = False
-    values = image[frame & valid & ~detected]
+    free = valid & ~detected
+    values = image[_frame(image.shape) & free]
     if values.size < _ENOUGH_SKY:
-        values = image[valid & ~detected]
+        values = image[free]
     if values.size < _ENOUGH_SKY:
         values = image[valid]
     if not values.size:
         return float("nan"), float("nan")
+    # Sorted once: what is kept of a clipping lies side by side, and medians need no more search.
+    values = np.sort(values)
     for _ in range(5):
-        level = np.median(values)
-        sigma = _SIGMA_OF_MAD * np.median(np.abs(values - level))
-        kept = values[np.abs(values - level) <= 3.0 * sigma] if sigma > 0 else values
+        level = _middle(values)
+        sigma = _SIGMA_OF_MAD * _median_deviation(values, level)
+        kept = values
+        if sigma > 0:
+            near = np.abs(values - level) <= 3.0 * sigma
+            kept = values[near.argmax() : near.size - near[::-1].argmax()]
         if kept.size == values.size:
             break
         values = kept
     return float(level), float(sigma)
+
+
+@lru_cache
+def _frame(shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """The outer tenth of a box."""
+    ny, nx = shape
+    rim_y, rim_x = max(1, ny // 10), max(1, nx // 10)
+    frame = np.ones(shape, bool)
+    frame[rim_y : ny - rim_y, rim_x : nx - rim_x] = False
+    return frame
+
+
+def _middle(ordered: NDArray[np.float32]) -> np.float32:
+    """Median of sorted values."""
+    n = ordered.size
+    return np.float32((ordered[(n - 1) // 2] + ordered[n // 2]) / 2)
+
+
+def _median_deviation(ordered: NDArray[np.float32], level: np.float32) -> np.float32:
+    """Median absolute deviation of sorted values from `level`.
+
+    The k values that are nearest to it lie side by side: the k-th deviation is that of the
+    farther end of the tightest run of k.
+    """
+
+    def smallest(k: int) -> np.float32:
+        last = ordered.size - k + 1
+        worst: np.float32 = np.maximum(level - ordered[:last], ordered[k - 1 :] - level).min()
+        return worst
+
+    n = ordered.size
+    return np.float32((smallest((n + 1) // 2) + smallest(n // 2 + 1)) / 2)
 
 
 def fill(

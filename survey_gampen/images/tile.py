@@ -177,18 +177,23 @@ class Tile:
         there = slice(low, high), slice(left, right)
         here = slice(low - y0, high - y0), slice(left - x0, right - x0)
         with reading(self.path, self.root), np.errstate(all="ignore"):
-            pixels = (self._image(*there).astype(np.float64) * self._njy).astype(np.float32)
+            raw = self._image(*there)
+            pixels = np.empty(raw.shape, np.float32)
+            np.multiply(raw, self._njy, out=pixels, dtype=np.float64, casting="same_kind")
             found = np.zeros(pixels.shape, np.uint8)
             if self._mask is not None:
                 mask = self._mask(*there)
+                mask = mask.astype(mask.dtype.newbyteorder("="))
+                seen = int(np.bitwise_or.reduce(mask, axis=None))
                 for bit, planes in self._planes:
-                    found[(mask & planes) != 0] |= bit
+                    if seen & planes:
+                        found |= ((mask & planes) != 0) * np.uint8(bit)
             if variance is not None and self._variance is not None:
                 values = self._variance(*there).astype(np.float64)
                 values = 1.0 / values if self._invert else values
                 values = (values * self._njy**2).astype(np.float32)
                 variance[here] = np.where(np.isfinite(values) & (values > 0), values, np.nan)
-        found[~np.isfinite(pixels)] |= NO_DATA
+        found |= ~np.isfinite(pixels) * np.uint8(NO_DATA)
         pixels[(found & NO_DATA) != 0] = 0.0
         image[here], flags[here] = pixels, found
         return Box(image, flags, variance)

@@ -122,7 +122,9 @@ class PackedMasks:
     ) -> None:
         self.shapes = [tuple(shape) for shape in shapes]
         self.rates = tuple(rates)
-        self._dropped: dict[int, list[list[tuple[int, ...]]]] = {site: [] for site in named}
+        self._dropped: dict[int, list[list[tuple[int, ...]]]] = {
+            site: [[] for _ in range(passes)] for site in named
+        }
         n_bytes = [
             (math.prod(shape) + 7) // 8 if rate > 0 and site not in named else 0
             for site, (shape, rate) in enumerate(zip(self.shapes, rates, strict=True))
@@ -132,13 +134,15 @@ class PackedMasks:
         self._tables: dict[torch.dtype, Tensor] = {}
         for k in range(passes):
             for site, (shape, rate) in enumerate(zip(self.shapes, rates, strict=True)):
+                if rate <= 0:
+                    continue
+                bits = keep(seed, k, site, shape, rate, device)
                 if site in named:
-                    gone = ~keep(seed, k, site, shape, max(rate, 0.0), device)
-                    self._dropped[site].append([tuple(at) for at in gone.nonzero().tolist()])
-                elif rate > 0:
+                    gone = (~bits).nonzero().tolist()
+                    self._dropped[site][k] = [tuple(at) for at in gone]
+                else:
                     end = self._ends[site]
-                    bits = _memory_order(keep(seed, k, site, shape, rate, device))
-                    self._packed[k, end - n_bytes[site] : end] = _pack(bits)
+                    self._packed[k, end - n_bytes[site] : end] = _pack(_memory_order(bits))
 
     def __len__(self) -> int:
         return len(self._packed)

@@ -50,22 +50,25 @@ class Density:
     upper: Tensor
 
     def within(self, half: Tensor) -> Tensor:
-        """Mass between mode - half and mode + half that lies in the range."""
-        low, high = self.ends(half)
-        return self.below(high) - self.below(low)
+        """Mass between mode - half and mode + half that lies in the range: (..., k) of (..., k)."""
+        low, high = self.below(torch.cat(self.ends(half), dim=-1)).chunk(2, dim=-1)
+        return high - low
 
     def ends(self, half: Tensor) -> tuple[Tensor, Tensor]:
-        """mode - half and mode + half, clipped to the range."""
-        low = torch.maximum(self.mode - half, self.lower)
-        return low, torch.minimum(self.mode + half, self.upper)
+        """mode - half and mode + half (..., k), clipped to the range."""
+        mode = self.mode.unsqueeze(-1)
+        low = torch.maximum(mode - half, self.lower.unsqueeze(-1))
+        return low, torch.minimum(mode + half, self.upper.unsqueeze(-1))
 
     def below(self, x: Tensor) -> Tensor:
-        """The density's integral up to x (...)."""
+        """The density's integral up to each x (..., k)."""
         last = self.cumulative.shape[-1] - 1
-        position = ((x - self.start) / self.step).nan_to_num(0.0).clamp(0, last)
+        # A constant sample has a step of 0: 0 / 0 would be no position.
+        step = self.step.clamp(min=torch.finfo(self.step.dtype).tiny).unsqueeze(-1)
+        position = ((x - self.start.unsqueeze(-1)) / step).clamp(0, last)
         index = position.long().clamp(max=last - 1)
-        left = self.cumulative.gather(-1, index.unsqueeze(-1)).squeeze(-1)
-        right = self.cumulative.gather(-1, index.unsqueeze(-1) + 1).squeeze(-1)
+        left = self.cumulative.gather(-1, index)
+        right = self.cumulative.gather(-1, index + 1)
         return left + (position - index) * (right - left)
 
 
@@ -100,10 +103,11 @@ def kernel_density(
     points = math.ceil(max(widest, default=0.0)) + 2 * margin + 2
 
     ends = torch.tensor([lower, upper], dtype=ordered.dtype, device=ordered.device)
-    mirrors = ends.masked_fill(~torch.tensor(reflected, device=ordered.device), torch.nan)
     counts = _bin(ordered, start, step, points)
-    for mirror in mirrors:
-        counts += _bin(2 * mirror.unsqueeze(-1) - ordered, start, step, points)
+    for i in (i for i, mirrors in enumerate(reflected) if mirrors):
+        for end in ends[:, i]:
+            mirrored = 2 * end - ordered[..., i, :]
+            counts[..., i, :] += _bin(mirrored, start[..., i], step[..., i], points)
     density = _smooth(counts.double())
 
     trapezoids = torch.nn.functional.pad((density[..., 1:] + density[..., :-1]) / 2, (1, 0))
@@ -114,18 +118,19 @@ def kernel_density(
     return Density(start, step, span, cumulative, mode, least, most)
 
 
-def interval(density: Density, level: float) -> tuple[Tensor, Tensor]:
-    """Grow intervals symmetrically from the mode until they hold `level`, clipped to the range.
+def intervals(density: Density, levels: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Grow intervals symmetrically from the mode until they hold each level, clipped to the range.
 
-    Mass beyond the range counts for nothing: of what is within, the interval holds `level`.
+    Mass beyond the range counts for nothing: of what is within, an interval holds its level.
 
     Returns
     -------
-    low, high : Tensor, (...)
+    low, high : Tensor, (..., levels)
     """
-    wanted = level * density.within(torch.full_like(density.mode, torch.inf))
-    short = torch.zeros_like(density.mode)
-    enough = density.span
+    everything = torch.full_like(density.mode, torch.inf).unsqueeze(-1)
+    wanted = density.within(everything) * torch.tensor(levels, dtype=torch.float64).to(density.mode)
+    short = torch.zeros_like(wanted)
+    enough = density.span.unsqueeze(-1).expand_as(wanted)
     for _ in range(_BISECTIONS):
         middle = (short + enough) / 2
         holding = density.within(middle) >= wanted

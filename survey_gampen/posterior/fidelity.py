@@ -135,12 +135,20 @@ def fidelity(
     return found
 
 
-def posteriors(model: Checkpoint, images: Images, passes: int, precision: str) -> Columns:
+def posteriors(
+    model: Checkpoint, images: Images, passes: int, precision: str, device: str = "cpu"
+) -> Columns:
     """Summaries of galaxies under the same masks and noise, whatever the precision."""
     # The threads that this process has now: a training that goes on must not find others.
     threads = torch.get_num_threads()
     engine = Engine(
-        model, passes=passes, seed=0, precision=precision, batch=_BATCH, threads=threads
+        model,
+        passes=passes,
+        seed=0,
+        precision=precision,
+        batch=_BATCH,
+        device=device,
+        threads=threads,
     )
     keys = np.arange(len(images), dtype=np.uint64)
     parts = []

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from survey_gampen.model.head import predicted
 from survey_gampen.model.targets import Targets
-from survey_gampen.posterior.density import interval
+from survey_gampen.posterior.density import intervals
 from survey_gampen.posterior.summary import densities
 
 #: Levels of coverage curves: 5 to 99 %.
@@ -74,12 +74,10 @@ def held(draws: Tensor, truth: NDArray[np.float64], levels: Sequence[float]) -> 
     Tensor, (n, levels, 3) bool, on the CPU
     """
     density, true = densities(draws), torch.from_numpy(truth).to(draws.device)
-    found = []
-    for level in levels:
-        low, high = interval(density, level)
-        # Draws are float32: a truth on the boundary must not fall outside by rounding.
-        found.append((low <= true * (1 + 1e-6)) & (high >= true * (1 - 1e-6)))
-    return torch.stack(found, 1).cpu()
+    low, high = (end.transpose(1, 2) for end in intervals(density, levels))
+    # Draws are float32: a truth on the boundary must not fall outside by rounding.
+    true = true.unsqueeze(1)
+    return ((low <= true * (1 + 1e-6)) & (high >= true * (1 - 1e-6))).cpu()
 
 
 def physical(
