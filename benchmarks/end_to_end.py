@@ -169,6 +169,8 @@ def figures(record: Record, bare: Bare, out: Path, workers: int, seconds: float)
     spec = read_spec(RunDir(out))
     rows = [partition.rows for partition in read_plan(RunDir(out).plan)]
     settings = EngineSettings(**spec.engine)
+    if settings.padded(1) != bare.settings.padded(1) or settings.batch != bare.settings.batch:
+        sys.exit(f"the run resolved {settings}, and this process {bare.settings}")
     slots = sum(settings.padded(n % BATCH) + n // BATCH * BATCH for n in rows if n % BATCH)
     slots += sum(n for n in rows if not n % BATCH)
     busy = record.busy("infer")

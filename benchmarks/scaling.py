@@ -30,6 +30,7 @@ import numpy as np
 import plan_10m
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from rich.console import Console
 from rich.table import Table
 
@@ -165,6 +166,8 @@ def draw(path: Path, found: dict[str, Points]) -> None:
         axis.loglog(n, seconds, "o-", color="#0072b2", ms=4, lw=1.2)
         axis.set_xlabel(part)
         axis.set_title(f"one {PARTS[part]}" if part == "passes" else PARTS[part], fontsize=9)
+        for one in (axis.xaxis, axis.yaxis):
+            one.set_minor_formatter(NullFormatter())
         axis.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("seconds")
     figure.axes[0].legend(frameon=False, fontsize=8)

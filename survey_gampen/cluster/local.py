@@ -15,8 +15,11 @@ from survey_gampen.cluster.gpu import visible
 from survey_gampen.cluster.profile import Profile
 from survey_gampen.errors import InputError, OutsideFault
 
-#: What workers must not do with memory: there is nothing to spill, results are small reports.
-NO_SPILL = {f"distributed.worker.memory.{what}": False for what in ("target", "spill", "pause")}
+#: What workers must not do. Spill memory: results are small reports. Look a hundred times a second
+#: what their threads do: each time a core leaves the network, and the others wait for it.
+NEVER = {f"distributed.worker.memory.{what}": False for what in ("target", "spill", "pause")} | {
+    "distributed.worker.profile.enabled": False
+}
 #: Free memory that a worker keeps, and the largest array that it keeps so (glibc takes no more)
 #: [bytes].
 KEPT, LARGEST_KEPT = 2**30, 2**25
@@ -26,7 +29,7 @@ _PAGE = "survey_gampen.cluster.page"
 
 def worker_settings(profile: Profile) -> dict[str, Any]:
     """Dask's configuration for workers that are started from here."""
-    return NO_SPILL | {
+    return NEVER | {
         "distributed.worker.daemon": True,
         "distributed.nanny.pre-spawn-environ": process_environment(profile.threads),
     }
