@@ -62,6 +62,8 @@ LOOPS = ("plain", "dropout", "cached", "cached bf16")
 TOLERANCES = {"fp32": 0.01, "bf16": 0.1, "int8": 0.5}
 #: How loops may lay out weights and activations; which is faster depends on the layers.
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
+#: Galaxies of a loop at once: more are no faster.
+LOOP_BATCH = {"cpu": 16, "cuda": 256}
 #: Galaxies and passes that are compared.
 _COMPARED = (8, 16)
 
@@ -104,6 +106,7 @@ class Timed:
         self._runs: dict[str, Callable[[], object]] = {}
         self._galaxies: dict[str, int] = {}
         self._passes: dict[str, int] = {}
+        self._once: dict[str, str] = {}  # what is run for what a method does once
 
     def add_loops(self, batch: int, passes: int, layout: str) -> None:
         """The other side."""
@@ -123,7 +126,10 @@ class Timed:
             if not precision or has(precision, self.device):
                 loop = made[method]
                 passing = functools.partial(run, loop.one_pass, bool(precision))
-                self._add(f"{name} {layout}", batch, passes, passing, loop.before)
+                # What is kept is kept in float32, so it is timed once.
+                before = None if precision else loop.before
+                self._add(f"{name} {layout}", batch, passes, passing, before)
+                self._once[f"{name} {layout}"] = f"once {method} {layout}"
 
     def add_engine(self, precision: str, batch: int, passes: int) -> None:
         """The engine, after a look at its output."""
@@ -154,7 +160,8 @@ class Timed:
     ) -> None:
         self._galaxies[name], self._passes[name], self._runs[name] = batch, passes, run
         if once:
-            self._runs[f"once {name}"] = once
+            self._once[name] = f"once {name}"
+            self._runs[self._once[name]] = once
 
     def _difference(self, make: Callable[..., Engine], precision: str) -> float:
         """Of outputs from the plain loop's, over their scatter from pass to pass."""
@@ -177,7 +184,7 @@ class Timed:
         for name, batch in self._galaxies.items():
             # A loop computes what it keeps one orientation at a time.
             times = 1 if name.startswith("engine") else self.network.arch.orientations
-            once = times * best.get(f"once {name}", 0.0) / batch
+            once = times * best.get(self._once[name], 0.0) / batch
             one = best[name] / self._passes[name] / batch
             total = once + PASSES * one
             found[name] = {"pass": one, "once": once, "total": total, "batch": batch}
@@ -189,7 +196,7 @@ def measure(case: str, args: argparse.Namespace) -> dict[str, Any]:
     timed = Timed(model_of(case), args.device, args.threads)
     batches = args.batch or [BATCHES[args.device]]
     if not args.no_loops:
-        batch = min(BATCHES[args.device], max(batches))
+        batch = min(LOOP_BATCH[args.device], max(batches))
         for layout in LAYOUTS:
             timed.add_loops(batch, 1 if args.device == "cpu" else 16, layout)
     for precision in (p for p in reversed(PRECISIONS) if has(p, args.device)):
