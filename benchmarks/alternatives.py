@@ -54,8 +54,7 @@ Fit = Callable[[Problem], Iterator[tuple[str, Answer]]]
 def installed() -> tuple[dict[tuple[str, ...], Fit], dict[str, str]]:
     """Fits by the other methods that can be had, and the versions of their packages; says how to
     get the rest."""
-    # Their progress bars, and their search for accelerators, tell nothing here.
-    os.environ |= {"TQDM_DISABLE": "1", "JAX_PLATFORMS": "cpu"}
+    os.environ["JAX_PLATFORMS"] = "cpu"  # it would look for accelerators, and complain
     fits: dict[tuple[str, ...], Fit] = {}
     versions = {}
     for package in PACKAGES:

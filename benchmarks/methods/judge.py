@@ -91,9 +91,7 @@ def show(figures: dict[str, Any]) -> None:
     """Print the tables: speed, then accuracy in each bin, then intervals."""
     methods, console = figures["methods"], Console(width=150)
     table = Table("method", "galaxies", "answers", "s a galaxy (median)", "total s", "x ours")
-    table.caption = (
-        "x ours: by the time of survey-gampen on the same galaxies"
-    )
+    table.caption = "x ours: by the time of survey-gampen on the same galaxies"
     for name, f in methods.items():
         counts = (str(f["galaxies"]), str(f["answers"]))
         speed = (f"{f['seconds_median']:.2f}", f"{f['seconds_total']:.0f}")
