@@ -9,9 +9,9 @@ trained on the population that the galaxies come from, in favour of it.
     python benchmarks/alternatives.py --records FILE [--n 48] [--slow 12] [--minutes 60]
                                       [--json FILE] [--png FILE]
 
-None of them is needed by the package: ``pip install statmorph astrophot pysersic``. One that is
-missing is left out. Each fit goes to FILE (JSON lines) as it comes; the same command goes on with
-those that are missing.
+None of them is needed by the package: ``pip install statmorph astrophot pysersic`` (written for
+0.7.2, 0.18.0 and 0.1.5). One that is missing is left out. Each fit goes to FILE (JSON lines) as it
+comes; the same command goes on with those that are missing.
 """
 
 from __future__ import annotations
@@ -54,8 +54,7 @@ Fit = Callable[[Problem], Iterator[tuple[str, Answer]]]
 def installed() -> tuple[dict[tuple[str, ...], Fit], dict[str, str]]:
     """Fits by the other methods that can be had, and the versions of their packages; says how to
     get the rest."""
-    # Their progress bars, and their search for accelerators, tell nothing here.
-    os.environ |= {"TQDM_DISABLE": "1", "JAX_PLATFORMS": "cpu"}
+    os.environ["JAX_PLATFORMS"] = "cpu"  # it would look for accelerators, and complain
     fits: dict[tuple[str, ...], Fit] = {}
     versions = {}
     for package in PACKAGES:

@@ -7,7 +7,7 @@ counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,11 +79,12 @@ class Problem:
         others = (self.segments != 0) & (self.segments != self.label)
         return np.asarray(binary_dilation(others, iterations=MARGIN)) & ~self.own
 
-    def cropped(self) -> Problem:
-        """A square half as wide again as the galaxy's segment, as one would fit it to save time."""
+    def cropped(self, sizes: Sequence[int] = range(81, 239, 2)) -> Problem:
+        """A square half as wide again as the galaxy's segment, or the next larger one of `sizes`
+        [px], as one would fit it to save time."""
         middle = self.image.shape[0] // 2
-        reach = np.abs(np.argwhere(self.own) - middle).max(initial=0)
-        half = int(np.clip(1.5 * reach, PSF_SIZE // 2 + 10, middle))
+        wanted = int(1.5 * np.abs(np.argwhere(self.own) - middle).max(initial=0))
+        half = min((n // 2 for n in sizes if n // 2 >= wanted), default=middle)
         square = (slice(middle - half, middle + half + 1),) * 2
         return Problem(
             *(self.image[square], self.sigma[square], self.psf, self.bare_psf),
