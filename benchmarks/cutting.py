@@ -5,7 +5,8 @@ and as ``fpack`` compresses it, are read by
 
 - ``open .data``: what is found in most scripts, the file opened for each galaxy, and
   ``Cutout2D(hdus[1].data, position, size, wcs=WCS(hdus[1].header))``;
-- ``open .section``: the same with ``hdus[1].section``, which decompresses only the rows it needs;
+- ``open, and mask``: the same for the two planes that this package reads;
+- ``open .section``: the image by ``hdus[1].section``, which decompresses only the rows it needs;
 - ``kept open``: file, WCS and pixels of a tile opened once for its galaxies;
 - ``cutana``: ESA's tool, tile by tile in this process, where it is installed;
 - ``package``, cold (a source that was just opened, as each partition has it) and warm (its tiles
@@ -100,14 +101,18 @@ def cutout(pixels: Any, wcs: WCS, ra: float, dec: float) -> Pixels:
     return Cutout2D(pixels, SkyCoord(ra, dec, unit=u.deg), SIZE, wcs=wcs, copy=True).data
 
 
-def open_each(attribute: str) -> Cutter:
-    """The file opened for each galaxy, pixels from `attribute` of its HDU."""
+def open_each(attribute: str, numbers: tuple[int, ...] = (1,)) -> Cutter:
+    """The file opened for each galaxy, pixels from `attribute` of these of its HDUs."""
 
     def cut(some: list[Galaxy]) -> list[Pixels]:
         found = []
         for path, ra, dec in some:
             with fits.open(path) as hdus:
-                found.append(cutout(getattr(hdus[1], attribute), WCS(hdus[1].header), ra, dec))
+                planes = [
+                    cutout(getattr(hdu, attribute), WCS(hdu.header), ra, dec)
+                    for hdu in (hdus[number] for number in numbers)
+                ]
+            found.append(planes[0])
         return found
 
     return cut
@@ -186,6 +191,7 @@ def measure(folder: Path, cache: Path, n: int, repeats: int, few: int) -> dict[s
     source(frozen=False).close()  # a run's client reads all headers, its workers the index
     cutters: dict[str, tuple[Cutter, int]] = {
         "open .data": (open_each("data"), few),
+        "open, and mask": (open_each("data", (1, 2)), few),
         "open .section": (open_each("section"), few),
         "kept open": (kept_open, n),
     }
