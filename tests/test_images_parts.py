@@ -115,6 +115,45 @@ def test_padding_takes_the_local_sky_and_not_the_galaxy() -> None:
     assert done.image[50, 96] == pytest.approx(3.0, abs=0.1)
 
 
+def clipped(values: np.ndarray) -> tuple[float, float]:
+    """Median and scaled deviation, clipped five times at 3 sigma, as one writes it down."""
+    for _ in range(5):
+        level = np.median(values)
+        sigma = 1.4826 * np.median(np.abs(values - level))
+        kept = values[np.abs(values - level) <= 3.0 * sigma] if sigma > 0 else values
+        if kept.size == values.size:
+            break
+        values = kept
+    return float(level), float(sigma)
+
+
+@pytest.mark.parametrize("step", [0.0, 0.5])  # many equal values, too
+@pytest.mark.parametrize("side", [21, 60])
+def test_sky_is_the_clipped_median_of_the_rim(side, step) -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        image = rng.normal(0.1, 1.0, (side, side)).astype(np.float32)
+        image[rng.random(image.shape) < 0.1] += 20.0
+        image = np.round(image / step).astype(np.float32) * np.float32(step) if step else image
+        valid, detected = rng.random(image.shape) < 0.9, rng.random(image.shape) < 0.1
+        rim = np.ones(image.shape, bool)
+        rim[side // 10 : -(side // 10), side // 10 : -(side // 10)] = False
+        assert sky(image, valid, detected) == clipped(image[rim & valid & ~detected])
+
+
+def test_bridges_are_medians_of_the_valid_pixels_around() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(31, 31)).astype(np.float32)
+    replaced = rng.random(image.shape) < 0.6
+    out = fill(image, replaced, level=7.0)
+    known = np.pad(np.where(replaced, np.nan, image), 2, constant_values=np.nan)
+    for y, x in np.argwhere(replaced):
+        around = known[y : y + 5, x : x + 5]
+        around = around[np.isfinite(around)]
+        assert out[y, x] == (np.float32(np.median(around)) if around.size >= 8 else 7.0)
+    assert np.array_equal(out[~replaced], image[~replaced])
+
+
 def test_sky_without_pixels_is_unknown() -> None:
     nothing = np.zeros((5, 5), bool)
     assert np.isnan(sky(np.zeros((5, 5), np.float32), nothing, nothing)).all()

@@ -13,9 +13,10 @@ from functools import partial
 import numpy as np
 import tqdm
 from jax.random import PRNGKey
-from methods.problem import Answer, Problem, answered, of_components
 from pysersic import FitSingle
 from pysersic.priors import SourceProperties
+
+from methods.problem import Answer, Problem, answered, of_components
 
 NAMES = ("pysersic",)
 #: What it compiles is good for images of one size: sides of few kinds [px].
