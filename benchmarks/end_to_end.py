@@ -7,7 +7,7 @@ many processes beside each other as the run has workers, so that what they take 
 memory bandwidth and clock is the machine's loss and not the layer's. What both say of the same
 galaxies must be the same bits.
 
-    python benchmarks/end_to_end.py [--n 512] [--passes 200] [--precision bf16] [--work FOLDER]
+    python benchmarks/end_to_end.py [--n 512] [--passes 200] [--precision auto] [--work FOLDER]
                                     [--workers 1] [--threads 2] [--partition-rows N] [--json FILE]
 
 `--workers 1 2 --threads 1` tells what a second worker brings. FOLDER keeps the tiles for next time.
@@ -39,6 +39,7 @@ from rich.console import Console
 from rich.table import Table
 
 from survey_gampen.catalog.ids import id_key
+from survey_gampen.cluster.local import process_environment
 from survey_gampen.images.open import open_images
 from survey_gampen.model.checkpoint import load_checkpoint
 from survey_gampen.posterior.engine import Engine
@@ -85,8 +86,9 @@ class Bare:
         children = [
             context.Process(target=self.compute, args=(together, said)) for _ in range(processes)
         ]
-        threads = {"OMP_NUM_THREADS": str(self.settings.threads)}
-        with mock.patch.dict(os.environ, threads):
+        # As workers have it: their memory, too, is not given back after each batch.
+        environment = process_environment(self.settings.threads, 0)
+        with mock.patch.dict(os.environ, {k: str(v) for k, v in environment.items()}):
             for child in children:
                 child.start()
         rates = [said.get(timeout=600) for _ in children]
@@ -253,7 +255,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n", type=int, default=512, help="galaxies")
     parser.add_argument("--passes", type=int, default=200)
-    parser.add_argument("--precision", default="bf16", choices=PRECISIONS)
+    parser.add_argument("--precision", default="auto", choices=("auto", *PRECISIONS))
     parser.add_argument("--workers", type=int, nargs="+", default=[1])
     parser.add_argument("--threads", type=int, default=usable_cores(), help="of one worker")
     parser.add_argument("--partition-rows", type=int, help="default: as the run plans it")

@@ -9,7 +9,7 @@ Methods: three loops as anybody would write them (``benchmarks/loops.py``) in fl
 - ``plain``: the whole network in every pass;
 - ``dropout``: the crop is kept, ``torch.nn.Dropout`` in training mode does the rest;
 - ``cached``: all that comes before the first dropout is kept, the first convolution too; in
-  ``cached bf16`` under ``torch.autocast``;
+  ``cached bf16`` under ``torch.autocast`` (which casts the weights anew in each pass);
 
 each with the activations' channels first (NCHW) or last (NHWC), as is faster;
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb.
+    """Run one verb, as what this process is for: once told to end by SIGTERM it ignores a second.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class _Parser(argparse.ArgumentParser):
     """Tells a slip in one line; those of verbs are of this class too."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"survey-gampen: error: {message}; see {self.prog} --help\n")
+        self.exit(2, f"survey-gampen: error: {' '.join(message.split())}; see {self.prog} --help\n")
 
 
 def _tell(error: GampenError) -> int:

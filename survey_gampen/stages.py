@@ -12,7 +12,8 @@ _END = object()
 
 
 class Stages:
-    """Adds up the time spent in each stage of a task, a stage being what a ``with`` holds::
+    """Adds up the time spent in each stage of a task, a stage being what a ``with`` holds. One
+    must not lie in another: its time would count twice::
 
         stages = Stages()
         with stages("reading"):

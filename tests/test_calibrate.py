@@ -14,7 +14,7 @@ from survey_gampen.errors import InputError
 from survey_gampen.model.head import gaussian_parts
 from survey_gampen.model.targets import PARAMETERS, Targets
 from survey_gampen.training import calibrate
-from survey_gampen.training.coverage import coverage, drawn
+from survey_gampen.training.coverage import coverage, drawn, held
 from survey_gampen.training.parts import PartsSet
 from tests.smallsim import inline, make_init
 
@@ -39,6 +39,18 @@ def test_coverage_of_right_narrow_and_wide_posteriors(factor: float, inside: flo
     found = coverage(drawn(outputs), truth, TARGETS, [0.5])
     # The density estimate widens intervals by 3 %; 600 galaxies tell a share to 2 %.
     assert found.tolist() == [[pytest.approx(inside, abs=0.07)] * 3]
+
+
+def test_one_galaxy_without_numbers_is_not_held_and_harms_nobody() -> None:
+    outputs, truth = outputs_and_truth(1.0)
+    draws = TARGETS.to_physical(outputs[..., :3])
+    draws[:, 0] *= 1.01
+    expected = held(draws, truth, [0.5, 0.9])
+    draws[7, 2] = torch.nan
+    found = held(draws, truth, [0.5, 0.9])
+    others = torch.arange(N) != 7
+    assert torch.equal(found[others], expected[others])
+    assert not found[7].any()
 
 
 def test_the_judgement_is_fair() -> None:

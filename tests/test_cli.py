@@ -176,7 +176,7 @@ def test_an_input_error_writes_nothing(
     "wrong",
     [[], ["ran"], ["run"], ["evaluate", "m", "d", "--out", "o", "--passes", "0"],
      ["simulate", "p", "--n", "-1", "--out", "o"], ["run", "c", "--pases", "3"],
-     ["run", "c", "--passes", "many"],
+     ["run", "c", "--passes", "many"], ["status", "x", "a\nb"],
      ["run", "c", "--keep-cutouts", "--drop-cutouts"]],
 )  # fmt: skip
 def test_usage_errors_exit_2(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from survey_gampen.model.network import Gampen
 from survey_gampen.posterior.drops import Drop, drops_few
+from survey_gampen.posterior.settings import has
 from survey_gampen.posterior.tail import Prepared, Tail
 
 CHECKPOINT = make_checkpoint(tiny(), 0.001)
@@ -19,6 +20,8 @@ CHANNELS, HEIGHT, WIDTH = NETWORK.site_shapes[0]
 FEATURES = torch.rand((3, CHANNELS, HEIGHT, WIDTH), generator=torch.Generator().manual_seed(4))
 THETA = torch.zeros(3, 2, 3)
 NO_MASKS = [None] * len(NETWORK.blocks)
+
+PRECISIONS = [p for p in ("fp32", "bf16", "int8") if has(p, "cpu")]
 
 drop = st.tuples(
     st.integers(0, CHANNELS - 1), st.integers(0, HEIGHT - 1), st.integers(0, WIDTH - 1)
@@ -52,7 +55,7 @@ def test_what_is_taken_away_is_what_a_mask_takes_away(dropped: list[Drop], maske
 
 @settings(max_examples=20)
 @given(drops, drops)
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_pass_leaves_nothing_behind(
     precision: str, dropped: list[Drop], others: list[Drop]
 ) -> None:
@@ -65,7 +68,7 @@ def test_a_pass_leaves_nothing_behind(
         assert torch.equal(first, pass_of(tail, prepared, dropped, None))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_what_is_computed_once_for_two_arithmetics_has_the_same_bits(precision: str) -> None:
     with torch.inference_mode():
         tail, exact = make_tail(NETWORK, precision), make_tail(NETWORK)

@@ -14,6 +14,7 @@ from survey_gampen.cluster.certificates import check_path, on_disk
 from survey_gampen.cluster.driver import check, script
 from survey_gampen.cluster.jobs import make_job, resources
 from survey_gampen.cluster.load import known, load_profile
+from survey_gampen.cluster.local import worker_settings
 from survey_gampen.cluster.profile import BATCH
 from survey_gampen.errors import InputError
 from survey_gampen.run.layout import RunDir
@@ -70,6 +71,17 @@ def test_own_profiles_go_before_shipped_ones(home: Path) -> None:
 def test_threads_of_a_worker_are_said_once(kind: str) -> None:
     text = job_script(load_profile(f"{kind}:threads=8,processes=2"))
     assert re.findall(r"--nthreads (\d+)", text) == ["2"]
+
+
+@pytest.mark.parametrize(("memory", "kept"), [("64GiB", 2**30), ("2GiB", 2**29)])
+def test_workers_keep_memory_and_look_at_no_threads(memory: str, kept: int) -> None:
+    """Those of jobs and those that are started from here; and never most of what they have."""
+    lines = job_script(load_profile(f"slurm:memory={memory}")).splitlines()
+    assert f"export MALLOC_TRIM_THRESHOLD_={kept}" in lines
+    assert "export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False" in lines
+    settings = worker_settings(load_profile(f"local:memory={memory}"))
+    assert settings["distributed.nanny.pre-spawn-environ"]["MALLOC_TRIM_THRESHOLD_"] == kept
+    assert settings["distributed.worker.profile.enabled"] is False
 
 
 def test_minutes_of_lsf_are_rounded_up() -> None:

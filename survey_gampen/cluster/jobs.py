@@ -17,7 +17,7 @@ import yaml
 from distributed import Security
 
 from survey_gampen.cluster.jobqueue import Job, dask_jobqueue, module
-from survey_gampen.cluster.local import NEVER, process_environment
+from survey_gampen.cluster.local import CALM, process_environment
 from survey_gampen.cluster.profile import Ask, Batch, Profile
 
 _CLASSES = {
@@ -221,12 +221,15 @@ def _own_words(kind: str, ask: Ask, spec: str | None) -> dict[str, Any]:
 def _prologue(batch: Batch, ask: Ask, cuda: bool) -> list[str]:
     """Shell lines before the worker begins. The clock first: modules may take minutes to load."""
     # As dask reads its configuration from the environment.
-    settings = {f"DASK_{k.replace('.', '__').upper()}": v for k, v in NEVER.items()}
+    settings = {f"DASK_{k.replace('.', '__').upper()}": v for k, v in CALM.items()}
     lines = [
         "export SURVEY_GAMPEN_BEGAN=`date +%s`",  # HTCondor has its own ideas about $( )
         f"export SURVEY_GAMPEN_WALLTIME={ask.walltime or ''}",
         f"export SURVEY_GAMPEN_PROCESSES={ask.processes}",
-        *(f"export {k}={v}" for k, v in (process_environment(ask.threads) | settings).items()),
+        *(
+            f"export {k}={v}"
+            for k, v in (process_environment(ask.threads, ask.memory) | settings).items()
+        ),
     ]
     if ask.gpus:
         lines.append(f"export SURVEY_GAMPEN_GPU={'cuda' if cuda else 'any'}")

@@ -65,7 +65,7 @@ class Density:
         last = self.cumulative.shape[-1] - 1
         # A constant sample has a step of 0: 0 / 0 would be no position.
         step = self.step.clamp(min=torch.finfo(self.step.dtype).tiny).unsqueeze(-1)
-        position = ((x - self.start.unsqueeze(-1)) / step).clamp(0, last)
+        position = ((x - self.start.unsqueeze(-1)) / step).nan_to_num(0.0).clamp(0, last)
         index = position.long().clamp(max=last - 1)
         left = self.cumulative.gather(-1, index)
         right = self.cumulative.gather(-1, index + 1)

@@ -62,6 +62,8 @@ class FewDrops:
     """
 
     def __init__(self, first: Convolution, second: Layer, dtype: torch.dtype) -> None:
+        assert first.pooled
+        assert first.weight.shape[2] == first.weight.shape[3] == 2 * first.padding[0] + 1
         self._first, self._second, self._dtype = first, second, dtype
         # An element's share is the kernel, seen from it: mirrored.
         kernels = first.weight.flip(2, 3).transpose(0, 1).to(dtype)

@@ -45,7 +45,7 @@ class EngineSettings:
         Of the CPU.
     shapes : sequence of int
         Fewer galaxies than a batch are padded to the next of these, or to a batch: those in which a
-        galaxy's bits were seen to be what they are in a whole one.
+        galaxy's bits were what they are in a whole one, on the worker that was asked at planning.
     """
 
     device: str = "cpu"

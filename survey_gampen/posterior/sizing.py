@@ -24,7 +24,8 @@ from survey_gampen.posterior.summary import summarise
 
 #: Passes whose time is taken: enough that it is not lost in the scatter of all that is done once.
 _PASSES = 8
-#: Shapes tried for the last batch of a partition, which is short; partitions on a CPU have few.
+#: Parts of a batch that are tried as shapes for the last one of a partition, which is short:
+#: partitions on a CPU have few.
 SHAPES = 8
 #: Masked activations to compare in each shape. Sums that were added up in another order differ by
 #: 1e-7 or so, which bfloat16 shows in one of ten thousand.

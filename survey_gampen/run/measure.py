@@ -21,7 +21,7 @@ class Measured:
     Attributes
     ----------
     engine : dict
-        Arguments of the engine: device, precision, batch, threads.
+        Arguments of the engine: device, precision, batch, threads, shapes.
     seconds_per_galaxy : float
         Time of all passes of one galaxy, in full batches.
     """
