@@ -21,8 +21,8 @@ CALM = {f"distributed.worker.memory.{what}": False for what in ("target", "spill
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "1s",
 }
-#: Free memory that a worker keeps at most, and the largest array that it keeps so (glibc takes no more)
-#: [bytes].
+#: Free memory that a worker keeps at most, and the largest array that it keeps so (glibc takes no
+#: more) [bytes].
 KEPT, LARGEST_KEPT = 2**30, 2**25
 _LOOPBACK = "127.0.0.1"
 _PAGE = "survey_gampen.cluster.page"
