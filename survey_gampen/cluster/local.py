@@ -41,9 +41,11 @@ def process_environment(threads: int, memory: int) -> dict[str, int]:
 
     A batch takes and gives back the same arrays again and again. Dask's own setting has the C
     library return them to the system each time, and then every page of them must be zeroed anew.
+    A thread's own arena would do that too, so all share one.
     """
     kept = min(KEPT, memory // 4) if memory else KEPT
     allocator = {"MALLOC_TRIM_THRESHOLD_": kept, "MALLOC_MMAP_THRESHOLD_": LARGEST_KEPT}
+    allocator["MALLOC_ARENA_MAX"] = 1
     libraries = {f"{name}_NUM_THREADS": threads for name in ("OMP", "MKL", "OPENBLAS")}
     return allocator | libraries
 

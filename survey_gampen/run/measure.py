@@ -8,6 +8,7 @@ from typing import Any
 from survey_gampen.model.checkpoint import load_checkpoint
 from survey_gampen.posterior.settings import resolve_device
 from survey_gampen.posterior.sizing import measure_speed, resolve_engine
+from survey_gampen.run.thread import in_network_thread
 
 #: Galaxies of a batch. Fixed for a kind of device and not measured: two runs of one input on one
 #: machine must give the same bits, and a stopwatch never says the same twice.
@@ -30,6 +31,7 @@ class Measured:
     seconds_per_galaxy: float
 
 
+@in_network_thread
 def measure(model: str, passes: int, precision: str, threads: int, rows: int) -> Measured:
     """Resolve the engine's settings on this worker and time a few passes.
 

@@ -26,6 +26,7 @@ from survey_gampen.run.layout import RunDir
 from survey_gampen.run.leaf import leaf_schema, read_footer, write_leaf
 from survey_gampen.run.plan import Partition
 from survey_gampen.run.spec import RunSpec, read_spec
+from survey_gampen.run.thread import in_network_thread
 from survey_gampen.run.tools import engine_of, source_of
 from survey_gampen.run.triage import TooLarge, is_out_of_memory
 from survey_gampen.stages import Stages
@@ -89,6 +90,7 @@ def cut_partition(
     return {"rows": partition.rows, "seconds": seconds, "stages": stages.report(rest="writing")}
 
 
+@in_network_thread
 def infer_partition(
     out: str | Path,
     partition: Partition,
