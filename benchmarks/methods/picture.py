@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from methods.judge import BINS, Array, Truth, residuals, rows
 
+from methods.judge import BINS, Array, Truth, residuals, rows
 from survey_gampen.report.style import BLUE, ORANGE, picture
 
 #: quantity: label, and half the range shown; what lies outside stands on the border.

@@ -16,6 +16,7 @@ import numpy as np
 # Its import writes a log into the current folder, unless somebody else has taken the log.
 logging.getLogger().addHandler(logging.NullHandler())
 import astrophot as ap  # noqa: E402
+
 from methods.problem import (  # noqa: E402
     Answer,
     Array,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from methods.problem import QUANTITIES, Answer, Problem, answered
 
+from methods.problem import QUANTITIES, Answer, Problem, answered
 from survey_gampen.model.checkpoint import load_checkpoint
 from survey_gampen.posterior.engine import Engine
 from survey_gampen.posterior.sizing import resolve_engine

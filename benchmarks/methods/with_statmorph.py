@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import statmorph
-from methods.problem import Answer, Problem, answered, sersic_flux
 
+from methods.problem import Answer, Problem, answered, sersic_flux
 from survey_gampen.simulation.population import half_light_radius
 
 NAMES = ("statmorph", "statmorph Sersic")
