@@ -171,10 +171,9 @@ def figures(record: Record, bare: Bare, out: Path, workers: int, seconds: float)
     spec = read_spec(RunDir(out))
     rows = [partition.rows for partition in read_plan(RunDir(out).plan)]
     settings = EngineSettings(**spec.engine)
-    if settings.padded(1) != bare.settings.padded(1) or settings.batch != bare.settings.batch:
+    if settings != bare.settings:
         sys.exit(f"the run resolved {settings}, and this process {bare.settings}")
-    slots = sum(settings.padded(n % BATCH) + n // BATCH * BATCH for n in rows if n % BATCH)
-    slots += sum(n for n in rows if not n % BATCH)
+    slots = sum(-(-n // BATCH) * BATCH for n in rows)
     busy = record.busy("infer")
     held = workers * record.span
     idle = {"waiting for tasks": held - record.tail - sum(busy.values()), "the end": record.tail}
@@ -182,7 +181,7 @@ def figures(record: Record, bare: Bare, out: Path, workers: int, seconds: float)
         "workers": workers,
         "galaxies": sum(rows),
         "partitions": len(rows),
-        "engine": {k: list(v) if k == "shapes" else v for k, v in settings.to_dict().items()},
+        "engine": settings.to_dict(),
         "padded_to": slots,
         "seconds": seconds,
         "start_up_s": record.begins - record.started,

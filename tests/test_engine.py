@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from survey_gampen.posterior import settings as engine_settings
 from survey_gampen.posterior.drops import drops_few
 from survey_gampen.posterior.engine import Engine
 from survey_gampen.posterior.settings import EngineSettings, has, resolve_precision
-from survey_gampen.posterior.sizing import alike, measure_speed, resolve_engine
+from survey_gampen.posterior.sizing import measure_speed, resolve_engine
 
 SEED = 3
 KEYS = np.arange(100, 164).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
@@ -173,43 +172,6 @@ def test_same_bits_in_every_place_of_a_large_batch(precision, preset, rate):
         assert_same_bits(*found)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("threads", [1, 2])
-def test_same_bits_in_all_shapes(precision, threads):
-    checkpoint = make_checkpoint(tiny(orientations=8))
-    settings = resolve_engine(checkpoint, 16, device="cpu", precision=precision, threads=threads)
-    assert settings.shapes or threads == 1  # which may have none: that is why they are tried
-    engine = Engine(checkpoint, passes=3, seed=SEED, **settings.to_dict())
-    images, keys = make_images(16, 119), KEYS[:16]
-    whole = engine.draws(images, keys)
-    for n in {1, 15, *settings.shapes}:
-        assert len(engine.look(images[:n]).pixels) == settings.padded(n)
-        few = engine.draws(images[:n], keys[:n])
-        for name in ("scaled", "physical", "crop"):
-            assert torch.equal(getattr(few, name), getattr(whole, name)[:n]), (n, name)
-
-
-def test_a_shape_with_other_bits_is_not_used(monkeypatch):
-    draws = Engine.draws
-
-    def an_ulp_off(self, images, keys):
-        found = draws(self, images, keys)
-        off = found.scaled.nextafter(torch.tensor(torch.inf))
-        return replace(found, scaled=off) if len(images) == 4 else found
-
-    model, settings = make_checkpoint(tiny()), EngineSettings("cpu", "fp32", 16, 1)
-    before = alike(model, settings)
-    monkeypatch.setattr(Engine, "draws", an_ulp_off)
-    assert alike(model, settings) == tuple(n for n in before if n != 4)
-
-
-def test_short_batches_are_padded_to_the_next_shape():
-    settings = EngineSettings(batch=32, shapes=(4, 16))
-    assert [settings.padded(n) for n in (1, 4, 5, 17, 32)] == [4, 4, 16, 32, 32]
-    assert replace(settings, batch=8).padded(5) == 8  # as after memory ran out
-    assert EngineSettings(batch=32).padded(1) == 32
-
-
 def test_same_bits_in_another_engine_and_for_fewer_passes():
     checkpoint = make_checkpoint(tiny())
     images = make_images(4, 119)
@@ -309,7 +271,7 @@ def test_a_worker_that_cannot_honour_the_settings_says_so(monkeypatch):
 def test_settings_are_resolved_and_timed():
     model = make_checkpoint(tiny())
     settings = resolve_engine(model, 5, device="cpu", precision="fp32", threads=1)
-    assert replace(settings, shapes=()) == EngineSettings("cpu", "fp32", 5, 1)
+    assert settings == EngineSettings("cpu", "fp32", 5, 1)
     assert EngineSettings(**settings.to_dict()) == settings
     speed = measure_speed(model, settings)
     assert 0 < speed.seconds(10) < speed.seconds(20)

@@ -8,8 +8,8 @@ stay out of their way: masks are unpacked once a pass for the whole batch, activ
 last, and what can be done in place is.
 
 A galaxy's draws depend on its pixels, its key, the seed and the number of the pass only. Batches
-are padded to one shape, or to a few that were seen to give the same bits
-(:mod:`survey_gampen.posterior.sizing`); the tests move a galaxy through every place of a batch.
+are padded to one shape, so every galaxy meets the same kernels; the tests move one through every
+place of a batch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from survey_gampen.model.checkpoint import Checkpoint
 from survey_gampen.model.dropout import PackedMasks, noise_words
@@ -74,7 +73,7 @@ class Look:
     Attributes
     ----------
     n : int
-        Galaxies; the rest is padding.
+        Galaxies; the rest of the batch is padding.
     seen : list of Prepared
         For each orientation.
     added : Tensor, (orientations, batch, outputs) float32
@@ -103,7 +102,7 @@ class Engine:
         Draws a galaxy.
     seed : int
         Of masks and noise.
-    precision, batch, device, threads, shapes
+    precision, batch, device, threads
         See :class:`EngineSettings`. A smaller batch than the planned one gives the same draws
         within the tolerance of reduced precision.
 
@@ -123,9 +122,8 @@ class Engine:
         batch: int,
         device: str = "cpu",
         threads: int = 1,
-        shapes: Sequence[int] = (),
     ) -> None:
-        self.settings = EngineSettings(device, precision, batch, threads, shapes)
+        self.settings = EngineSettings(device, precision, batch, threads)
         self.device = honour(self.settings)
         self.targets = checkpoint.targets
         self.passes = passes
@@ -189,8 +187,7 @@ class Engine:
         if n > batch:
             raise ValueError(f"{n} galaxies do not fit a batch of {batch}")
         use_threads(self.settings.threads)  # OpenMP counts them for each calling thread
-        shape = (self.settings.padded(n), *images.shape[1:])
-        pixels = torch.zeros(shape, dtype=torch.float32)
+        pixels = torch.zeros((batch, *images.shape[1:]), dtype=torch.float32)
         pixels[:n] = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
         pixels = pixels.to(self.device)
         with torch.inference_mode():
@@ -232,9 +229,7 @@ class Engine:
             return None
         if self.undropped is not self.exact:
             exact = self.undropped.prepared(features, theta)
-        # Sums of a library's own depend on how many rows there are: always as many.
-        missing = self.settings.batch - len(exact.hidden)
-        return self.novelty.score(functional.pad(exact.hidden, (0, 0, 0, missing)))
+        return self.novelty.score(exact.hidden)
 
     def _cached(self, look: Look) -> tuple[Tensor, Tensor]:
         """Passes through the blocks alone."""

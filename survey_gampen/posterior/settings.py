@@ -8,7 +8,6 @@ them or leaves.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,23 +39,15 @@ class EngineSettings:
     precision : str
         "int8", "bf16" or "fp32": of the masked convolutions; all else is float32.
     batch : int
-        Galaxies computed at once.
+        Galaxies computed at once; fewer are padded to it.
     threads : int
         Of the CPU.
-    shapes : sequence of int
-        Fewer galaxies than a batch are padded to the next of these, or to a batch: those in which a
-        galaxy's bits were what they are in a whole one, on the worker that was asked at planning.
     """
 
     device: str = "cpu"
     precision: str = "fp32"
     batch: int = 32
     threads: int = 1
-    shapes: Sequence[int] = ()
-
-    def padded(self, n: int) -> int:
-        """Galaxies that `n`, at most a batch, are padded to."""
-        return min((s for s in self.shapes if n <= s < self.batch), default=self.batch)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for TOML and JSON; ``EngineSettings(**values)`` is the inverse."""

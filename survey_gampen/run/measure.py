@@ -22,7 +22,7 @@ class Measured:
     Attributes
     ----------
     engine : dict
-        Arguments of the engine: device, precision, batch, threads, shapes.
+        Arguments of the engine: device, precision, batch, threads.
     seconds_per_galaxy : float
         Time of all passes of one galaxy, in full batches.
     """
