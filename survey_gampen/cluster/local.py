@@ -44,8 +44,11 @@ def process_environment(threads: int, memory: int) -> dict[str, int]:
     A thread's own arena would do that too, so all share one.
     """
     kept = min(KEPT, memory // 4) if memory else KEPT
-    allocator = {"MALLOC_TRIM_THRESHOLD_": kept, "MALLOC_MMAP_THRESHOLD_": LARGEST_KEPT}
-    allocator["MALLOC_ARENA_MAX"] = 1
+    allocator = {
+        "MALLOC_TRIM_THRESHOLD_": kept,
+        "MALLOC_MMAP_THRESHOLD_": LARGEST_KEPT,
+        "MALLOC_ARENA_MAX": 1,
+    }
     libraries = {f"{name}_NUM_THREADS": threads for name in ("OMP", "MKL", "OPENBLAS")}
     return allocator | libraries
 
