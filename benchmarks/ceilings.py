@@ -53,6 +53,28 @@ def in_turns(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str
     return best
 
 
+def abreast(runs: Mapping[str, Callable[[], object]], for_seconds: float) -> dict[str, float]:
+    """Mean time [s] of each, of short calls that follow each other until the time is up.
+
+    On a machine that others use too, a core's rate of matrix products may change by a factor of
+    three, for seconds or minutes. Of ratios of means that were taken together nothing of it is
+    left; of best times some is, if one of two met a better moment.
+    """
+    spent, rounds = dict.fromkeys(runs, 0.0), 0
+    for run in runs.values():
+        run()
+    until = time.perf_counter() + for_seconds
+    while not rounds or time.perf_counter() < until:
+        rounds += 1
+        for name, run in runs.items():
+            wait_for_gpu()
+            begun = time.perf_counter()
+            run()
+            wait_for_gpu()
+            spent[name] += time.perf_counter() - begun
+    return {name: seconds / rounds for name, seconds in spent.items()}
+
+
 def wait_for_gpu() -> None:
     """A GPU works on after a call has returned."""
     if torch.cuda.is_available():
@@ -75,11 +97,17 @@ def machine(device: str = "cpu") -> str:
     return f"{name}, {usable_cores()} cores" + (f" with {', '.join(fast)}" if fast else "")
 
 
-def matrix_rate(precision: str, device: str = "cpu", repeats: int = 8) -> float:
-    """Rate of a dense matrix product [FLOP/s] of :data:`CUBE`, four times that side on a GPU."""
+def matrix_product(precision: str, device: str = "cpu") -> tuple[float, Callable[[], Tensor]]:
+    """Operations of the dense product of :data:`CUBE`, four times that side on a GPU; and it."""
     side = CUBE * (4 if device == "cuda" else 1)
     x, weight = (torch.randn(side, side, device=device).to(_DTYPES[precision]) for _ in "xw")
-    return 2 * side**3 / seconds(lambda: F.linear(x, weight), repeats)
+    return 2.0 * side**3, functools.partial(F.linear, x, weight)
+
+
+def matrix_rate(precision: str, device: str = "cpu", repeats: int = 8) -> float:
+    """Best rate of that product [FLOP/s]."""
+    flop, product = matrix_product(precision, device)
+    return flop / seconds(product, repeats)
 
 
 def network_rate(precision: str, device: str = "cpu", repeats: int = 8) -> float:

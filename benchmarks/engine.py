@@ -18,7 +18,8 @@ turns, the best of the repeats counts. Seconds a galaxy are what is done once pl
 pass; what is done once is, for the engine, the look, the noise and the summary of 1000 draws.
 
 ``of dense rate`` counts the operations of the network's layers behind the first dropout, done or
-saved, over seconds a galaxy, as a share of what dense matrix products of the same run reach.
+saved, over seconds a galaxy, as a share of what dense matrix products reach. For it, and to compare
+precisions, single passes and single products alternate for a while, and their means count.
 Before it is timed, the engine's output is compared with that of a plain loop under the same masks.
 On a GPU all sides run under the engine's settings: no TF32, deterministic algorithms.
 
@@ -31,13 +32,14 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from ceilings import ceilings, in_turns, matrix_rate, network_rate, told, write
+from ceilings import abreast, ceilings, in_turns, matrix_product, network_rate, told, write
 from loops import disks, expected, loops
 from rich.console import Console
 from rich.table import Table
@@ -64,6 +66,8 @@ TOLERANCES = {"fp32": 0.01, "bf16": 0.1, "int8": 0.5}
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 #: Galaxies of a loop at once: more are no faster.
 LOOP_BATCH = {"cpu": 16, "cuda": 256}
+#: How long passes and products alternate [s].
+_ABREAST = {"cpu": 20.0, "cuda": 2.0}
 #: Galaxies and passes that are compared.
 _COMPARED = (8, 16)
 
@@ -107,6 +111,7 @@ class Timed:
         self._galaxies: dict[str, int] = {}
         self._passes: dict[str, int] = {}
         self._once: dict[str, str] = {}  # what is run for what a method does once
+        self._single: dict[str, Callable[[], object]] = {}  # a pass, another one at each call
 
     def add_loops(self, batch: int, passes: int, layout: str) -> None:
         """The other side."""
@@ -145,10 +150,12 @@ class Timed:
         rest = copy.copy(engine)
         rest.passes = PASSES
         rest.through = lambda look: (drawn, look.theta)  # type: ignore[method-assign]
+        name, numbers = f"engine {precision} {batch}", itertools.cycle(range(passes))
         self._add(
-            *(f"engine {precision} {batch}", batch, passes, lambda: engine.through(look)),
+            *(name, batch, passes, lambda: engine.through(look)),
             lambda: summarise(rest.draws(images, keys)),
         )
+        self._single[name] = lambda: engine.one_pass(look, next(numbers))
 
     def _add(
         self,
@@ -177,9 +184,22 @@ class Timed:
         return differs
 
     def measured(self, repeats: int) -> dict[str, dict[str, float]]:
-        """Seconds a galaxy by method: of a pass, of what is done once, of 1000 passes."""
+        """Seconds a galaxy by method: of a pass, of what is done once, of 1000 passes.
+
+        For the engine also of 1000 passes when these took turns with dense products, one by one,
+        and what it reached of the rate of those.
+        """
+        products = {
+            precision: matrix_product(precision, self.device)
+            for precision in ("fp32", "bf16")
+            if has(precision, self.device)
+        }
         with torch.inference_mode():
             best = in_turns(self._runs, repeats)
+            runs = self._single | {name: product for name, (_, product) in products.items()}
+            mean = abreast(runs, _ABREAST[self.device] * repeats)
+        dense = {name: flop / mean[name] for name, (flop, _) in products.items()}
+        flop = PASSES * flop_a_pass(self.network)
         found = {}
         for name, batch in self._galaxies.items():
             # A loop computes what it keeps one orientation at a time.
@@ -188,6 +208,11 @@ class Timed:
             one = best[name] / self._passes[name] / batch
             total = once + PASSES * one
             found[name] = {"pass": one, "once": once, "total": total, "batch": batch}
+            if name in self._single:
+                beside = once + PASSES * mean[name] / batch
+                rough = not name.startswith("engine fp32")  # bytes have no dense product
+                rate = dense["bf16" if rough and "bf16" in dense else "fp32"]
+                found[name] |= {"total_beside": beside, "of_dense": flop / beside / rate}
         return found
 
 
@@ -212,12 +237,7 @@ def measure(case: str, args: argparse.Namespace) -> dict[str, Any]:
     return {"flop_a_pass": flop, "differs": timed.differs, "methods": methods, "all": found}
 
 
-def dense_rate(method: str, rates: dict[str, float]) -> float:
-    """What a method is compared with; bytes, which have no dense product, with bfloat16."""
-    return rates["bf16" if method.endswith(("bf16", "int8")) and "bf16" in rates else "fp32"]
-
-
-def show(results: dict[str, Any], rates: dict[str, float]) -> None:
+def show(results: dict[str, Any]) -> None:
     """Print a table."""
     table = Table("case", "method", "at its best", "s a galaxy", "of it once", "ms a pass")
     for head in ("x plain", "of dense rate", "differs"):
@@ -230,28 +250,32 @@ def show(results: dict[str, Any], rates: dict[str, float]) -> None:
                 *(case, name, one["variant"], f"{one['total']:.3f}", f"{one['once']:.3f}"),
                 f"{1e3 * one['pass']:.3f}",
                 f"{plain['total'] / one['total']:.1f}" if plain else "",
-                f"{PASSES * result['flop_a_pass'] / one['total'] / dense_rate(name, rates):.0%}",
-                f"{differs:.1e}" if name.startswith("engine") else "",
+                f"{one['of_dense']:.0%}" if "of_dense" in one else "",
+                f"{differs:.1e}" if differs else "",
             )
         table.add_section()
     Console(width=120).print(table)
 
 
-def ratios(results: dict[str, Any], rates: dict[str, float]) -> dict[str, Any]:
-    """What is wanted of the engine: by name the ratio of each case, and the least."""
-    dense = "bf16" if "bf16" in rates else "fp32"
+def ratios(results: dict[str, Any], dense: str) -> dict[str, Any]:
+    """What is wanted of the engine: by name the ratio of each case, and the least.
+
+    `dense` is the precision that is compared with matrix products.
+    """
     over = f"engine {dense} over the rate of {dense} matrix products"
     found: dict[str, Any] = {over: {"wanted": 1.0 if dense == "bf16" else 0.9}}
     for case, result in results.items():
-        total = {name: one["total"] for name, one in result["methods"].items()}
-        found[over][case] = PASSES * result["flop_a_pass"] / total[f"engine {dense}"] / rates[dense]
+        methods = result["methods"]
+        total = {name: one["total"] for name, one in methods.items()}
+        found[over][case] = methods[f"engine {dense}"]["of_dense"]
         if case == "gampen-2021" and "plain" in total:
             best = min(seconds for name, seconds in total.items() if name.startswith("engine"))
             wanted = {"wanted": 40.0} if dense == "bf16" else {}
             found["engine at its best over the plain loop"] = wanted | {case: total["plain"] / best}
         if "engine int8" in total and dense == "bf16":
             ratio = found.setdefault("engine int8 over engine bf16", {"wanted": 1.7})
-            ratio[case] = total["engine bf16"] / total["engine int8"]
+            bf16, int8 = (methods[f"engine {p}"]["total_beside"] for p in ("bf16", "int8"))
+            ratio[case] = bf16 / int8
     return found
 
 
@@ -269,11 +293,7 @@ def main() -> None:
 
     ceiling = ceilings(args.device, args.threads)
     rates = ceiling["matrix_flop_per_s"]
-    results = {}
-    for case in args.cases:
-        results[case] = measure(case, args)
-        # The best of the whole run is the ceiling: it may only be too high.
-        rates.update({p: max(rate, matrix_rate(p, args.device)) for p, rate in rates.items()})
+    results = {case: measure(case, args) for case in args.cases}
     own = {precision: network_rate(precision, args.device) for precision in rates}
 
     print(told(ceiling))
@@ -281,8 +301,8 @@ def main() -> None:
         "matrix products of the network's own shapes: "
         + ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in own.items())
     )
-    show(results, rates)
-    found = ratios(results, rates)
+    show(results)
+    found = ratios(results, "bf16" if "bf16" in rates else "fp32")
     for name, ratio in found.items():
         wanted = ratio.get("wanted")
         cases = {case: value for case, value in ratio.items() if case != "wanted"}

@@ -92,7 +92,7 @@ def captured(engine: Engine, look: Look) -> Callable[[], Tensor]:
     for seen, added in zip(look.seen, look.added, strict=True):
 
         def one(seen: Any = seen, added: Tensor = added) -> Tensor:
-            return engine.tail.masked(seen, masks.unpack(0, engine.dtype)) + added
+            return engine.tail.masked(seen, masks.unpack(0, engine.mask_dtype)) + added
 
         torch.cuda.synchronize()
         with torch.cuda.stream(torch.cuda.Stream()):  # libraries set themselves up before

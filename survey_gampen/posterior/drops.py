@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from survey_gampen.model.network import Gampen
-from survey_gampen.posterior.layers import Convolution, Layer, max_pool
+from survey_gampen.posterior.layers import Convolution, Layer, apply_mask, rectified
 
 #: Dropped elements of a pass, on average, up to which this is faster than the whole convolution.
 FEW = 24
@@ -81,7 +81,7 @@ class FewDrops:
 
     def _held(self, features: Tensor, before: Tensor) -> Kept:
         before = before.to(self._dtype)
-        return Kept(features.to(self._dtype), before, self._second.takes(max_pool(before).relu_()))
+        return Kept(features.to(self._dtype), before, self._second.takes(rectified(before, True)))
 
     def masked(self, kept: Kept, drops: Sequence[Drop], mask: Tensor | None) -> Tensor:
         """Return what the second block sees in a pass.
@@ -94,7 +94,7 @@ class FewDrops:
         mask : Tensor or None
             Of 0 and 1, of the second block's input.
         """
-        after = kept.after.clone() if mask is None else kept.after * mask
+        after = kept.after.clone() if mask is None else apply_mask(kept.after, mask)
         taken = []
         for channel, y, x in drops:
             where, kernel = self._share(kept.before, channel, y, x)
@@ -121,10 +121,10 @@ class FewDrops:
         high, wide = after.shape[2:]
         rows, columns = _windows(y, self._reach, high), _windows(x, self._reach, wide)
         seen = before[:, :, _pixels(rows), _pixels(columns)]
-        new = self._second.takes(max_pool(seen).relu_())
-        if mask is not None:
-            new = new.mul_(mask[:, rows, columns])
-        after[:, :, rows, columns] = new
+        new = self._second.takes(rectified(seen, True))
+        after[:, :, rows, columns] = (
+            new if mask is None else apply_mask(new, mask[:, rows, columns])
+        )
 
 
 def _windows(at: int, reach: int, n: int) -> slice:

@@ -32,7 +32,7 @@ from survey_gampen.model.philox import normals
 from survey_gampen.posterior.drops import drops_few
 from survey_gampen.posterior.layers import make_rowwise
 from survey_gampen.posterior.settings import EngineSettings, honour, use_threads
-from survey_gampen.posterior.tail import DTYPES, Prepared, Tail
+from survey_gampen.posterior.tail import Prepared, Tail, mask_dtype
 
 #: Galaxies whose deterministic part is computed at once. The localisation network of the largest
 #: preset takes 40 MB a galaxy there, which a whole batch need not hold.
@@ -129,9 +129,9 @@ class Engine:
         self.passes = passes
         self.orientations = checkpoint.config.orientations
         self.seed = seed
-        self.dtype = DTYPES[precision]
+        self.mask_dtype = mask_dtype(precision, self.device)
         network: Gampen = copy.deepcopy(checkpoint.network).eval().requires_grad_(False)
-        self.network = network.to(self.device)
+        self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.novelty = checkpoint.novelty and checkpoint.novelty.to(self.device)
         # Dropout in the first part leaves nothing to compute once: then the readable reference
         # runs once a pass, in float32.
@@ -235,11 +235,15 @@ class Engine:
         """Passes through the blocks alone."""
         outputs = self._empty(len(look.pixels))
         for k in range(self.passes):
-            p = k % self.orientations
-            masks = self.masks.unpack(k, self.dtype)
-            drops = self.masks.dropped(k, 0) if self.few else ()
-            outputs[:, k] = self.tail.masked(look.seen[p], masks, drops) + look.added[p]
+            outputs[:, k] = self.one_pass(look, k)
         return outputs, look.theta
+
+    def one_pass(self, look: Look, k: int) -> Tensor:
+        """Outputs (batch, outputs) of pass k through the blocks, where dropout begins there."""
+        p = k % self.orientations
+        masks = self.masks.unpack(k, self.mask_dtype)
+        drops = self.masks.dropped(k, 0) if self.few else ()
+        return self.tail.masked(look.seen[p], masks, drops) + look.added[p]
 
     def _everywhere(self, look: Look) -> tuple[Tensor, Tensor]:
         """Passes through the whole network; transformations are the mean over these."""

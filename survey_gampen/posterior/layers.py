@@ -99,8 +99,7 @@ class Convolution(Layer):
         return F.conv2d(x, self.weight, bias, padding=self.padding)
 
     def __call__(self, x: Tensor, bias: Tensor) -> Tensor:
-        x = self.convolved(x, bias)
-        return (max_pool(x) if self.pooled else x).relu_()
+        return rectified(self.convolved(x, bias), self.pooled)
 
 
 class QuantisedConvolution(Layer):
@@ -204,10 +203,34 @@ def quantised(x: Tensor, step: float) -> Tensor:
     return (x.float() / step).round_().clamp_(0, LEVELS).to(torch.uint8)
 
 
+def rectified(x: Tensor, pooled: bool) -> Tensor:
+    """Pool where it is asked for, then ReLU, in place where that can be.
+
+    What is not negative has the order of its bits, in bfloat16 too, and ReLU makes one of all that
+    is negative. So a CPU, which compares whole numbers but turns bfloat16 into float32 to compare,
+    is given whole numbers. A NaN may be lost by it; its galaxy has another in its anchor.
+    """
+    whole = x.dtype == torch.bfloat16 and not x.is_cuda
+    y = x.view(torch.int16) if whole else x
+    y = (max_pool(y) if pooled else y).clamp_min_(0)
+    return y.view(x.dtype)
+
+
+def apply_mask(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Activations times a mask of 0 and 1. None drops nothing."""
+    if mask is None:
+        return x
+    if mask.dtype == torch.int16 and x.dtype == torch.bfloat16:  # as above
+        return (x.view(torch.int16) * mask).view(x.dtype)
+    return x * mask
+
+
 def max_pool(x: Tensor) -> Tensor:
     """The largest of 3 x 3, at every second pixel (n, channels, height, width)."""
     if x.is_cuda:
         return F.max_pool2d(x, 3, 2)
     # Rows, then columns: each a few whole runs of channels, and there is no other for bytes.
-    rows = torch.maximum(torch.maximum(x[:, :, :-2:2], x[:, :, 1:-1:2]), x[:, :, 2::2])
-    return torch.maximum(torch.maximum(rows[..., :-2:2], rows[..., 1:-1:2]), rows[..., 2::2])
+    rows = torch.maximum(x[:, :, :-2:2], x[:, :, 1:-1:2])
+    torch.maximum(rows, x[:, :, 2::2], out=rows)
+    found = torch.maximum(rows[..., :-2:2], rows[..., 1:-1:2])
+    return torch.maximum(found, rows[..., 2::2], out=found)

@@ -26,9 +26,10 @@ from survey_gampen.posterior.layers import (
     Layer,
     Linear,
     QuantisedConvolution,
+    apply_mask,
 )
 
-#: What convolutions compute in, and masks are of.
+#: What convolutions compute in.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.uint8}
 
 
@@ -146,13 +147,13 @@ class Tail:
         ----------
         prepared : Prepared
         masks : sequence of Tensor or None
-            Of 0 and 1, in the dtype of the convolutions, one a block. None drops nothing.
+            Of 0 and 1, of :func:`mask_dtype`, one a block. None drops nothing.
         drops : sequence of (channel, y, x)
             Dropped elements of the first block's input, where they are few.
         """
         at = len(self.convolutions)
         x = self._convolved(prepared.begun, prepared.biases, masks[:at], drops)
-        x = _times(x, masks[at])
+        x = apply_mask(x, masks[at])
         if self._rough is None:
             x = self.flat[0](x, prepared.biases[at])
         else:
@@ -160,7 +161,7 @@ class Tail:
             x = prepared.weighed + F.linear(change, self._rough)
         rest = zip(self.flat[1:], prepared.biases[at + 1 :], masks[at + 1 :], strict=True)
         for layer, bias, mask in rest:
-            x = layer(_times(x.relu_(), mask), bias)
+            x = layer(apply_mask(x.relu_(), mask), bias)
         return x.mul_(self.gain)
 
     def _convolved(
@@ -175,13 +176,14 @@ class Tail:
             assert self._few is not None
             x = self._few.masked(begun, drops, masks[1])
         else:
-            x = self.convolutions[0](_times(begun, masks[0]), biases[0])
-            x = _times(x, masks[1])
+            x = self.convolutions[0](apply_mask(begun, masks[0]), biases[0])
+            x = apply_mask(x, masks[1])
         x = self.convolutions[1](x, biases[1])
         for layer, bias, mask in zip(self.convolutions[2:], biases[2:], masks[2:], strict=False):
-            x = layer(_times(x, mask), bias)
+            x = layer(apply_mask(x, mask), bias)
         return x.flatten(1)
 
 
-def _times(x: Tensor, mask: Tensor | None) -> Tensor:
-    return x if mask is None else x * mask
+def mask_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """What masks are of: bfloat16 on a CPU is masked as whole numbers."""
+    return torch.int16 if (precision, device.type) == ("bf16", "cpu") else DTYPES[precision]

@@ -21,7 +21,7 @@ from survey_gampen.catalog.sorted import iter_index
 from survey_gampen.errors import InputError, OutsideFault
 
 #: Raised whenever the same input, weights and settings would give other results than before.
-METHOD_VERSION = 6
+METHOD_VERSION = 7
 
 #: Order of the _healpix_29 index, the finest there is.
 _FINEST = 29
