@@ -7,7 +7,7 @@ many processes beside each other as the run has workers, so that what they take 
 memory bandwidth and clock is the machine's loss and not the layer's. What both say of the same
 galaxies must be the same bits.
 
-    python benchmarks/end_to_end.py [--n 512] [--passes 200] [--precision auto] [--work FOLDER]
+    python benchmarks/end_to_end.py [--n 512] [--passes 1000] [--precision auto] [--work FOLDER]
                                     [--workers 1] [--threads 2] [--partition-rows N] [--json FILE]
 
 `--workers 1 2 --threads 1` tells what a second worker brings. FOLDER keeps the tiles for next time.
@@ -253,7 +253,7 @@ def second_worker(one: dict[str, Any], more: dict[str, Any]) -> dict[str, float]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n", type=int, default=512, help="galaxies")
-    parser.add_argument("--passes", type=int, default=200)
+    parser.add_argument("--passes", type=int, default=1000)
     parser.add_argument("--precision", default="auto", choices=("auto", *PRECISIONS))
     parser.add_argument("--workers", type=int, nargs="+", default=[1])
     parser.add_argument("--threads", type=int, default=usable_cores(), help="of one worker")

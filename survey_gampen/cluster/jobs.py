@@ -221,7 +221,9 @@ def _own_words(kind: str, ask: Ask, spec: str | None) -> dict[str, Any]:
 def _prologue(batch: Batch, ask: Ask, cuda: bool) -> list[str]:
     """Shell lines before the worker begins. The clock first: modules may take minutes to load."""
     # As dask reads its configuration from the environment.
-    settings = {f"DASK_{k.replace('.', '__').upper()}": v for k, v in CALM.items()}
+    settings = {
+        f"DASK_{k.replace('.', '__').replace('-', '_').upper()}": v for k, v in CALM.items()
+    }
     lines = [
         "export SURVEY_GAMPEN_BEGAN=`date +%s`",  # HTCondor has its own ideas about $( )
         f"export SURVEY_GAMPEN_WALLTIME={ask.walltime or ''}",

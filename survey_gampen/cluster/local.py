@@ -20,6 +20,8 @@ from survey_gampen.errors import InputError, OutsideFault
 CALM = {f"distributed.worker.memory.{what}": False for what in ("target", "spill", "pause")} | {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "2s",
+    "distributed.worker.memory.monitor-interval": "500ms",
 }
 #: Free memory that a worker keeps at most, and the largest array that it keeps so (glibc takes no
 #: more) [bytes].
