@@ -86,11 +86,15 @@ def at_most(seconds: float) -> Iterator[None]:
 
 
 class Records:
-    """Fits done so far, kept in a file."""
+    """Fits done so far, kept in a file whose first line says what they are of."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, about: Record) -> None:
         self.path = path
-        lines = path.read_text().splitlines() if path.exists() else []
+        if not path.exists():
+            path.write_text(json.dumps(about) + "\n")
+        first, *lines = path.read_text().splitlines()
+        if json.loads(first) != about:
+            raise SystemExit(f"{path} holds fits of {first}, not of {json.dumps(about)}")
         self.all: list[Record] = [json.loads(line) for line in lines]
 
     def has(self, row: str, galaxy: int) -> bool:
@@ -99,7 +103,9 @@ class Records:
     def add(
         self, row: str, galaxy: int, seconds: float, answer: Answer | None, failed: str = ""
     ) -> None:
-        """One row of the tables, for one galaxy."""
+        """One row of the tables, for one galaxy, unless it is there."""
+        if self.has(row, galaxy):
+            return
         record = {"row": row, "galaxy": galaxy, "seconds": seconds}
         record |= {"answer": answer, "failed": failed}
         self.all.append(record)
@@ -122,7 +128,7 @@ def measure(
             group = galaxies[first : first + GROUP]
             if time.monotonic() > until:
                 return
-            if not records.has(with_gampen.NAME, first):
+            if not records.has(with_gampen.NAME, first + len(group) - 1):
                 begun = time.perf_counter()
                 found = with_gampen.fit(ready, group, first)
                 share = (time.perf_counter() - begun) / len(group)
@@ -131,7 +137,7 @@ def measure(
             for k, problem in enumerate(group):
                 for names, fit in others.items():
                     skipped = SLOW in names and first + k not in few
-                    done = records.has(names[-1], first + k)
+                    done = all(records.has(name, first + k) for name in names)
                     if not (skipped or done or time.monotonic() > until):
                         one(records, names, first + k, fit(problem), args.limit)
                 progress.advance(bar)
@@ -182,9 +188,10 @@ def main() -> None:
         data = args.data or Path(folder) / "sim"
         if args.data is None:
             simulate.main(args.population, args.n, data, seed=7, workers=args.threads)
-        records = Records(args.records or Path(folder) / "records.jsonl")
         ceiling = ceilings(threads=args.threads)
         others, versions = installed()
+        about = {"model": args.model, "passes": args.passes, "data": str(args.data), **versions}
+        records = Records(args.records or Path(folder) / "records.jsonl", about)
         measure(args, data, others, records)
         truth = simulate.read_truth(data)[: args.n].to_pydict()
     figures = judge(records.all, truth)

@@ -32,6 +32,15 @@ def test_a_partition_takes_minutes(
     assert least * 0.75 <= found * seconds_per_galaxy <= most
 
 
+def test_partitions_have_many_batches_where_there_is_time() -> None:
+    slow, fast = (Measured({"batch": 32}, seconds) for seconds in (0.5, 0.003))
+    assert partition_rows(slow, 10**6, 2) == 32 * 32  # 512 s
+    assert partition_rows(fast, 10**9, 2) == 60_000  # three minutes
+    # One worker waits for no other, so it may take a small catalogue as a whole.
+    assert partition_rows(slow, 512, 1) == 32 * 32
+    assert partition_rows(slow, 512, 2) == 4 * 32
+
+
 def test_slow_galaxies_still_fill_a_batch() -> None:
     assert partition_rows(Measured({"batch": 32}, 1000.0), 10**6, 1) == 32
 

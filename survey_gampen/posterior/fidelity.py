@@ -99,7 +99,10 @@ def shifts(exact: Columns, rounded: Columns) -> dict[str, NDArray[np.float64]]:
 def fidelity(
     model: Checkpoint, images: Images, passes: int, precisions: Iterable[str] = PRECISIONS
 ) -> dict[str, dict[str, Any]]:
-    """Measure it for the precisions that this machine's CPU has.
+    """Measure it for the precisions that this machine's CPU has, by the CPU's arithmetic.
+
+    A GPU's differs: where passes drop few elements, it computes the whole first block in the
+    reduced precision. So what is found here says nothing certain of one.
 
     Parameters
     ----------
