@@ -43,6 +43,14 @@ def tell_plan(spec: RunSpec, workers: int) -> None:
         f" ({spec.engine['device']}, {spec.engine['precision']},"
         f" {facts.seconds_per_galaxy:.3g} s a galaxy)"
     )
+    batch = spec.engine["batch"]
+    if facts.partition_rows < min(batch, facts.rows):
+        warn(
+            [
+                f"each partition costs a batch of {batch} galaxies or more: that of fewer rows is"
+                f" padded, so --partition-rows {batch} is faster than {facts.partition_rows}"
+            ]
+        )
 
 
 def tell_end(run_dir: RunDir, spec: RunSpec, warnings: Sequence[str] = ()) -> int:
