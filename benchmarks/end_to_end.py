@@ -1,11 +1,12 @@
 """A real run beside its own engine: how much of the network's speed reaches the catalogue?
 
 ``survey-gampen run`` in a process of its own, from simulated tiles to a published catalogue. Its
-log of attempts says where the time of each worker went. Before and after it the same engine, with
-the same settings, computes full batches of galaxies of the catalogue with nothing around it: as
-many processes beside each other as the run has workers, so that what they take from each other in
-memory bandwidth and clock is the machine's loss and not the layer's. What both say of the same
-galaxies must be the same bits.
+log of attempts says where the time of each worker went. Again and again all processes of the run
+are stopped, for as long as the same engine, with the same settings, takes for a full batch of
+galaxies of the catalogue with nothing around it: so whatever else the machine does meets both
+alike. These are as many processes beside each other as the run has workers, so that what they take
+from each other in memory bandwidth and clock is the machine's loss and not the layer's. What both
+say of the same galaxies must be the same bits.
 
     python benchmarks/end_to_end.py [--n 512] [--passes 1000] [--precision auto] [--work FOLDER]
                                     [--workers 1] [--threads 2] [--partition-rows N] [--json FILE]
@@ -16,17 +17,14 @@ galaxies must be the same bits.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import ceilings
 import numpy as np
@@ -34,15 +32,13 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from attempts_log import Record, read_record
-from numpy.typing import NDArray
+from by_turns import Bare, Run, run_by_turns
 from rich.console import Console
 from rich.table import Table
 
 from survey_gampen.catalog.ids import id_key
-from survey_gampen.cluster.local import process_environment
 from survey_gampen.images.open import open_images
 from survey_gampen.model.checkpoint import load_checkpoint
-from survey_gampen.posterior.engine import Engine
 from survey_gampen.posterior.settings import PRECISIONS, EngineSettings, usable_cores
 from survey_gampen.posterior.sizing import resolve_engine
 from survey_gampen.posterior.summary import summarise
@@ -56,59 +52,6 @@ MODEL, SURVEY, BAND, POPULATION = "survey", "hsc-wide", "g", "hsc-wide"
 BATCH = BATCHES["cpu"]
 #: What the run's throughput should be of the engine's rate, and of two workers of twice one's.
 GOAL = 0.95
-
-
-@dataclass(frozen=True)
-class Bare:
-    """What the engine alone computes.
-
-    Attributes
-    ----------
-    settings : EngineSettings
-    passes, batches : int
-        Of each galaxy, and of each process.
-    images : Path
-        One batch of cutouts [nJy], .npy.
-    keys : ndarray
-        Keys of their galaxies.
-    """
-
-    settings: EngineSettings
-    passes: int
-    batches: int
-    images: Path
-    keys: NDArray[np.uint64]
-
-    def rate(self, processes: int) -> float:
-        """Galaxies a second of so many processes beside each other."""
-        context = multiprocessing.get_context("spawn")
-        together, said = context.Barrier(processes), context.Queue()
-        children = [
-            context.Process(target=self.compute, args=(together, said)) for _ in range(processes)
-        ]
-        # As workers have it: their memory, too, is not given back after each batch.
-        environment = process_environment(self.settings.threads, 0)
-        with mock.patch.dict(os.environ, {k: str(v) for k, v in environment.items()}):
-            for child in children:
-                child.start()
-        rates = [said.get(timeout=600) for _ in children]
-        for child in children:
-            child.join()
-        return float(sum(rates))
-
-    def engine(self) -> Engine:
-        """The engine."""
-        return Engine(load_checkpoint(MODEL), passes=self.passes, seed=0, **self.settings.to_dict())
-
-    def compute(self, together: Any, said: Any) -> None:
-        """In a process: full batches, after one that loads kernels."""
-        engine, images = self.engine(), np.load(self.images)
-        summarise(engine.draws(images, self.keys))
-        together.wait()
-        begun = time.perf_counter()
-        for _ in range(self.batches):
-            summarise(engine.draws(images, self.keys))
-        said.put(self.batches * len(images) / (time.perf_counter() - begun))
 
 
 def command(*words: object) -> float:
@@ -145,14 +88,18 @@ def first_batch(sky: Path, bare_images: Path) -> pa.ChunkedArray:
     return table["object_id"]
 
 
-def run(sky: Path, out: Path, args: argparse.Namespace, workers: int) -> tuple[float, float]:
-    """The run; return when it began [s since 1970] and how long it took [s]."""
+def run(
+    sky: Path, out: Path, args: argparse.Namespace, workers: int, batch: Callable[[], float]
+) -> Run:
+    """The run, by turns with a `batch` of the engines alone."""
     shutil.rmtree(out, ignore_errors=True)
     cluster = f"local:workers={workers},threads={args.threads},dashboard_port=0"
-    words = ["run", sky / "catalog.parquet", "--images", sky / "tiles", "--out", out]
-    words += ["--passes", args.passes, "--precision", args.precision, "--cluster", cluster]
+    words = [sys.executable, "-m", "survey_gampen.cli", "run", sky / "catalog.parquet"]
+    words += ["--images", sky / "tiles", "--out", out, "--passes", args.passes]
+    words += ["--precision", args.precision, "--cluster", cluster]
     words += ["--partition-rows", args.partition_rows] if args.partition_rows else []
-    return time.time(), command(*words)
+    log = RunDir(out).attempts
+    return run_by_turns([str(word) for word in words], log, args.every, batch)
 
 
 def differing(bare: Bare, names: pa.ChunkedArray, out: Path) -> int:
@@ -166,50 +113,51 @@ def differing(bare: Bare, names: pa.ChunkedArray, out: Path) -> int:
     return sum(int((~((a == b) | (np.isnan(a) & np.isnan(b)))).sum()) for a, b in pairs)
 
 
-def figures(record: Record, bare: Bare, out: Path, workers: int, seconds: float) -> dict[str, Any]:
-    """What a run came to."""
+def figures(record: Record, bare: Bare, out: Path, workers: int, done: Run) -> dict[str, Any]:
+    """What a run came to. Pauses count as nothing; nearly all fall into the network's time."""
     spec = read_spec(RunDir(out))
     rows = [partition.rows for partition in read_plan(RunDir(out).plan)]
     settings = EngineSettings(**spec.engine)
     if settings != bare.settings:
         sys.exit(f"the run resolved {settings}, and this process {bare.settings}")
     slots = sum(-(-n // BATCH) * BATCH for n in rows)
+    span = record.span - done.paused
     busy = record.busy("infer")
-    held = workers * record.span
+    busy["inferring"] -= workers * done.paused
+    held = workers * span
     idle = {"waiting for tasks": held - record.tail - sum(busy.values()), "the end": record.tail}
+    start_up = record.begins - record.started
+    rate, without_the_end = sum(rows) / span, workers * sum(rows) / (held - record.tail)
     return {
         "workers": workers,
         "galaxies": sum(rows),
         "partitions": len(rows),
         "engine": settings.to_dict(),
         "padded_to": slots,
-        "seconds": seconds,
-        "start_up_s": record.begins - record.started,
-        "span_s": record.span,
-        "after_s": seconds - (record.begins - record.started) - record.span,
+        "seconds": done.seconds,
+        "start_up_s": start_up,
+        "span_s": span,
+        "after_s": done.seconds - start_up - span,
         "worker_seconds": busy | idle,
         "cutting_beside_s": record.busy("cut"),
         "idle_share": 1 - busy["inferring"] / held,
-        "galaxies_per_s": sum(rows) / record.span,
-        "galaxies_per_s_without_the_end": workers * sum(rows) / (held - record.tail),
+        "galaxies_per_s": rate,
+        "galaxies_per_s_without_the_end": without_the_end,
+        "engines_alone_per_s": done.alone,
+        "of_the_engines": rate / done.alone_rate,
+        "of_the_engines_with_start_up": sum(rows) / done.seconds / done.alone_rate,
+        "of_the_engines_without_the_end": without_the_end / done.alone_rate,
+        "of_the_engines_by_place_in_a_batch": rate * slots / sum(rows) / done.alone_rate,
     }
 
 
 def measure(sky: Path, work: Path, bare: Bare, args: argparse.Namespace, n: int) -> dict[str, Any]:
-    """A run with `n` workers between two measurements of as many engines."""
+    """A run with `n` workers, by turns with as many engines."""
     out = work / f"run-{n}"
-    before = bare.rate(n)
-    started, seconds = run(sky, out, args, n)
-    after = bare.rate(n)
-    record = read_record(RunDir(out).attempts, started)
-    found = figures(record, bare, out, n, seconds)
-    best = max(before, after)
-    return found | {
-        "engines_alone_per_s": [before, after],
-        "of_the_engines": found["galaxies_per_s"] / best,
-        "of_the_engines_with_start_up": found["galaxies"] / seconds / best,
-        "of_the_engines_without_the_end": found["galaxies_per_s_without_the_end"] / best,
-    }
+    with bare.beside(n) as batch:
+        done = run(sky, out, args, n, batch)
+    record = read_record(RunDir(out).attempts, done.started)
+    return figures(record, bare, out, n, done)
 
 
 def show(found: list[dict[str, Any]]) -> None:
@@ -234,20 +182,23 @@ def show(found: list[dict[str, Any]]) -> None:
         row(f"    beside: {name} [s]", [f"{f['cutting_beside_s'][name]:.2f}" for f in found])
     row("no network computes", [f"{f['idle_share']:.1%}" for f in found])
     row("galaxies/s", [f"{f['galaxies_per_s']:.3f}" for f in found])
-    alone = [", ".join(f"{r:.3f}" for r in f["engines_alone_per_s"]) for f in found]
-    row("engines alone, before and after", alone)
-    row("of the engines (best)", [f"{f['of_the_engines']:.3f}" for f in found])
+    alone = [f["engines_alone_per_s"] for f in found]
+    row("engines alone, by turns", [f"{min(r):.3f} to {max(r):.3f} ({len(r)} x)" for r in alone])
+    row("of the engines", [f"{f['of_the_engines']:.3f}" for f in found])
     row("  start-up and all", [f"{f['of_the_engines_with_start_up']:.3f}" for f in found])
+    by_place = [f"{f['of_the_engines_by_place_in_a_batch']:.3f}" for f in found]
+    row("  each place in a batch", by_place)
     row("  without the end", [f"{f['of_the_engines_without_the_end']:.3f}" for f in found])
     Console(width=110).print(table)
 
 
 def second_worker(one: dict[str, Any], more: dict[str, Any]) -> dict[str, float]:
-    """What more workers bring, of so many times one; and what that many engines alone do."""
+    """What more workers bring, of so many times one; and what of that is the layer's: what each of
+    both reached of its engines."""
     n = more["workers"] / one["workers"]
-    run_ratio = more["galaxies_per_s_without_the_end"] / one["galaxies_per_s_without_the_end"] / n
-    bare_ratio = max(more["engines_alone_per_s"]) / max(one["engines_alone_per_s"]) / n
-    return {"runs": run_ratio, "engines_alone": bare_ratio, "layer": run_ratio / bare_ratio}
+    layer = more["of_the_engines_without_the_end"] / one["of_the_engines_without_the_end"]
+    runs = more["galaxies_per_s_without_the_end"] / one["galaxies_per_s_without_the_end"] / n
+    return {"runs": runs, "layer": layer}
 
 
 def main() -> None:
@@ -258,7 +209,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1])
     parser.add_argument("--threads", type=int, default=usable_cores(), help="of one worker")
     parser.add_argument("--partition-rows", type=int, help="default: as the run plans it")
-    parser.add_argument("--batches", type=int, default=2, help="of each engine alone")
+    parser.add_argument("--every", type=float, default=20, help="run for so long at a time [s]")
     parser.add_argument("--work", type=Path, help="keeps tiles and runs")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
@@ -272,7 +223,7 @@ def main() -> None:
         settings = resolve_engine(
             load_checkpoint(MODEL), BATCH, precision=args.precision, threads=args.threads
         )
-        bare = Bare(settings, args.passes, args.batches, pixels, id_key(names).copy())
+        bare = Bare(MODEL, settings, args.passes, pixels, id_key(names).copy())
         found = [measure(sky, work, bare, args, n) for n in args.workers]
         others = {n: differing(bare, names, work / f"run-{n}") for n in args.workers}
     show(found)
