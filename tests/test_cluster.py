@@ -10,8 +10,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import distributed
 import pytest
-from slurmdev import until
 
 from survey_gampen.cluster.crew import DaskCrew
 from survey_gampen.cluster.load import MOST_THREADS, cores, load_profile
@@ -125,17 +125,27 @@ def test_tasks_get_no_cutters_and_jobs_not_one_a_core(tmp_path: Path) -> None:
     assert one_a_core("local").workers == cores()
 
 
+@pytest.mark.parametrize("listening", [True, False])
 def test_workers_that_are_refused_are_told_of_and_end_the_wait(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    listening: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A GPU that torch can't use, say: the reason is said, and nobody waits for a minute."""
+    """A GPU that torch can't use, say: the reason is said, and nobody waits for a minute.
+
+    Nor if the worker has gone before anybody listens.
+    """
+    if not listening:
+        monkeypatch.setattr(distributed.Client, "subscribe_topic", lambda *_: None)
     own = tmp_path / "own.yaml"
     own.write_text("kind: local\ngpus: 1\nworkers: 1\nmemory: 0\ndashboard_port: 0\n")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     said: list[str] = []
     with start(load_profile(own), say=said.append) as cluster:
-        until(lambda: bool(said), 40)
-        time.sleep(1.1)  # it looks once a second
+
+        def looks_until_none_is_left() -> None:
+            for _ in range(400):
+                cluster.check()
+                time.sleep(0.1)
+
         with pytest.raises(OutsideFault, match="no worker can be used: .*torch can't use it"):
-            cluster.check()
+            looks_until_none_is_left()
     assert any("leaves" in line and "torch can't use it" in line for line in said)

@@ -29,7 +29,7 @@ def test_a_broken_tile_quarantines_its_partitions_and_resume_heals(tmp_path: Pat
     words = sky.command(out, rows=5)
     planned = call([*words, "--plan-only"])
     assert planned.returncode == 0
-    assert "--partition-rows 32 is faster than 5" in planned.stdout  # on a CPU
+    assert "is faster than 5" in planned.stdout  # its batches are larger
     # Pixels that cannot be read, of a file whose name, size and time are those of the plan.
     whole, times = broken.read_bytes(), broken.stat()
     broken.write_bytes(b"\0" * len(whole))

@@ -67,6 +67,9 @@ class Cluster:
     client: Client
     fleet: Jobs | None = None
     _refused: dict[str, str] = field(default_factory=dict, repr=False)
+    _hear: Callable[[tuple[float, tuple[str, str]]], None] = field(
+        default=lambda event: None, repr=False
+    )
     _last_seen: float = field(default_factory=time.monotonic, repr=False)
     _looked: float = field(default=0.0, repr=False)
 
@@ -98,7 +101,9 @@ class Cluster:
             raise OutsideFault(f"no worker can be used: {next(iter(self._refused.values()))}")
         if self.client.nthreads():
             self._last_seen = now
-        elif now - self._last_seen > _PATIENCE:
+            return
+        self._hear_past()
+        if now - self._last_seen > _PATIENCE:
             raise OutsideFault("no worker is left: look at the machine, then go on")
 
     def hear_refused(self, say: Callable[[str], None]) -> None:
@@ -106,10 +111,18 @@ class Cluster:
 
         def hear(event: tuple[float, tuple[str, str]]) -> None:
             name, why = event[1]
-            self._refused[name] = why
-            say(f"worker {name} leaves: {why}")
+            if name not in self._refused:
+                self._refused[name] = why
+                say(f"worker {name} leaves: {why}")
 
+        self._hear = hear
         self.client.subscribe_topic(REFUSED, hear)
+        self._hear_past()
+
+    def _hear_past(self) -> None:
+        """Workers may have left before anybody listened."""
+        for event in self.client.get_events(REFUSED) or ():
+            self._hear(event)
 
     def more_work(self, there_is: bool) -> None:
         """Say whether work is left to give out: if not, workers that end are not replaced."""
