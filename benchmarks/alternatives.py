@@ -190,7 +190,8 @@ def main() -> None:
             simulate.main(args.population, args.n, data, seed=7, workers=args.threads)
         ceiling = ceilings(threads=args.threads)
         others, versions = installed()
-        about = {"model": args.model, "passes": args.passes, "data": str(args.data), **versions}
+        of = str(args.data) if args.data else f"{args.n} of {args.population}"
+        about = {"model": args.model, "passes": args.passes, "data": of, **versions}
         records = Records(args.records or Path(folder) / "records.jsonl", about)
         measure(args, data, others, records)
         truth = simulate.read_truth(data)[: args.n].to_pydict()

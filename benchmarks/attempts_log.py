@@ -51,15 +51,13 @@ class Record:
         return min(task.begins for task in self.of("infer"))
 
     @property
-    def span(self) -> float:
-        """From then until the last was done [s]."""
-        return max(task.ends for task in self.of("infer")) - self.begins
+    def ends(self) -> float:
+        """When the last was done."""
+        return max(task.ends for task in self.of("infer"))
 
-    @property
-    def tail(self) -> float:
-        """Time that workers had nothing left to do while others did their last [s]."""
-        last = {task.worker: task.ends for task in self.of("infer")}
-        return sum(max(last.values()) - end for end in last.values())
+    def last_ends(self) -> list[float]:
+        """When each worker had done its last: from then on it had nothing left to do."""
+        return list({task.worker: task.ends for task in self.of("infer")}.values())
 
     def busy(self, stage: str) -> dict[str, float]:
         """Seconds of all workers in each part of a stage."""

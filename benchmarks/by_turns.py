@@ -109,16 +109,21 @@ class Run:
     ----------
     started, seconds : float
         When [s since 1970], and how long it took without its pauses [s].
-    paused : float
-        All of these [s].
+    pauses : list of (float, float)
+        When each of these began and ended [s since 1970].
     alone : list of float
         What the engines did in each [galaxies/s].
     """
 
     started: float
     seconds: float = 0.0
-    paused: float = 0.0
+    pauses: list[tuple[float, float]] = field(default_factory=list)
     alone: list[float] = field(default_factory=list)
+
+    def between(self, begin: float, end: float) -> float:
+        """Seconds from `begin` to `end` [s since 1970] in which it was not stopped."""
+        stopped = (min(end, b) - max(begin, a) for a, b in self.pauses)
+        return end - begin - sum(max(0.0, each) for each in stopped)
 
     @property
     def alone_rate(self) -> float:
@@ -139,7 +144,7 @@ def run_by_turns(words: list[str], log: Path, every: float, batch: Callable[[], 
     batch : callable
         From :meth:`Bare.beside`.
     """
-    found, begun, until = Run(time.time()), time.perf_counter(), math.inf
+    found, until = Run(time.time()), math.inf
     with tempfile.TemporaryFile("w+") as told:
         process = subprocess.Popen(words, stdout=told, stderr=told, start_new_session=True)
         try:
@@ -148,19 +153,19 @@ def run_by_turns(words: list[str], log: Path, every: float, batch: Callable[[], 
                 if math.isinf(until) and log.exists() and " infer " in log.read_text():
                     until = time.perf_counter() + every
                 if time.perf_counter() > until:
-                    stopped = time.perf_counter()
+                    stopped = time.time()
                     os.killpg(process.pid, signal.SIGSTOP)
                     found.alone.append(batch())
                     os.killpg(process.pid, signal.SIGCONT)
                     until = time.perf_counter() + every
-                    found.paused += time.perf_counter() - stopped
+                    found.pauses.append((stopped, time.time()))
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
         told.seek(0)
         if process.returncode:
             sys.exit(f"the run failed:\n{told.read()}")
-    found.seconds = time.perf_counter() - begun - found.paused
+    found.seconds = found.between(found.started, time.time())
     if not found.alone:
         sys.exit(f"the run was over within {every:g} s: give a larger --n or --passes")
     return found

@@ -121,13 +121,16 @@ def figures(record: Record, bare: Bare, out: Path, workers: int, done: Run) -> d
     if settings != bare.settings:
         sys.exit(f"the run resolved {settings}, and this process {bare.settings}")
     slots = sum(-(-n // BATCH) * BATCH for n in rows)
-    span = record.span - done.paused
-    busy = record.busy("infer")
-    busy["inferring"] -= workers * done.paused
+    span = done.between(record.begins, record.ends)
+    lasts = record.last_ends()
+    tail = sum(done.between(last, record.ends) for last in lasts)
     held = workers * span
-    idle = {"waiting for tasks": held - record.tail - sum(busy.values()), "the end": record.tail}
+    busy = record.busy("infer")
+    # A worker's own clock goes on while it is stopped.
+    busy["inferring"] -= sum(last - record.begins for last in lasts) - (held - tail)
+    idle = {"waiting for tasks": held - tail - sum(busy.values()), "the end": tail}
     start_up = record.begins - record.started
-    rate, without_the_end = sum(rows) / span, workers * sum(rows) / (held - record.tail)
+    rate, without_the_end = sum(rows) / span, workers * sum(rows) / (held - tail)
     return {
         "workers": workers,
         "galaxies": sum(rows),

@@ -35,7 +35,7 @@ _CHOICES = ("select", "limit", "columns")
 TARGET_SECONDS, LEAST_SECONDS, MOST_SECONDS = 180.0, 60.0, 600.0
 #: And have so many batches where that may take longer: its last one is padded, by half on average,
 #: and its pixel has about half of the rows that it might have. So 1 in 32 of a CPU's time is lost.
-BATCHES = 32
+LEAST_BATCHES = 32
 #: And no longer than such a part of the job that its worker runs in.
 JOB_SHARE = 10.0
 
@@ -231,7 +231,7 @@ def partition_rows(
     """
     batch = int(measured.engine["batch"])
     seconds = max(measured.seconds_per_galaxy, 1e-6)
-    wanted = max(TARGET_SECONDS, BATCHES * batch * seconds)
+    wanted = max(TARGET_SECONDS, LEAST_BATCHES * batch * seconds)
     if workers > 1:
         wanted = min(wanted, rows * seconds / (4 * workers))
     wanted = min(max(wanted, LEAST_SECONDS), MOST_SECONDS)
