@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,24 @@ from survey_gampen.errors import InputError
 #: The three things every catalogue must have, under whatever name.
 ROLES = ("object_id", "ra", "dec")
 LAYOUTS = ("tiles", "gampen")
+#: What a run's results depend on, and so its fingerprint. Addresses, advice and sources may be
+#: mended in a profile while a run goes on; which tiles there are, the images' inventory tells.
+_RESULTS = (
+    *("name", "columns", "bands", "default_band", "pixel_scale", "zero_point"),
+    *("bad_planes", "no_data_planes", "saturated_planes", "bright_planes", "layout"),
+)
+#: Keys of the tables about where images lie, and what each must be; none has to be there.
+_SKYMAP: dict[str, type] = {
+    **dict.fromkeys(("name", "projection", "tract_builder"), str),
+    **dict.fromkeys(("rings", "version", "patch_border", "patch_inner"), int),
+    **dict.fromkeys(("ra_start", "pixel_scale", "tract_overlap"), float),
+}
+_TREE: dict[str, type] = {**dict.fromkeys(("url", "rerun", "path", "patch"), str), "filters": dict}
+_DAS: dict[str, type] = {"url": str, "rerun": str, "filters": dict}
+_SODA: dict[str, type] = dict.fromkeys(
+    ("tap", "sia", "datalink", "soda", "collection", "product"), str
+)
+_CALLED = {str: "a text", int: "a whole number"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +67,26 @@ class Survey:
         Mask planes of the surroundings of bright stars: kept, and flagged.
     layout : {"tiles", "gampen"}
         How the images lie: coadd tiles, or GaMPEN's one FITS file a galaxy.
+    cuts : dict of str to str
+        Quality cuts of the catalogue by name: expressions that ``--select`` takes as ``@name``.
+    models : dict of str to str
+        The model for a band, name or file, where none is asked for.
+    skymap : dict
+        How the sky is cut into tracts and patches (LSST's "rings"): ``name``, ``rings``,
+        ``ra_start`` [deg], ``projection``, ``pixel_scale`` [arcsec], ``tract_overlap`` [deg],
+        ``patch_inner`` and ``patch_border`` [px], ``tract_builder`` ("legacy" or "cells"),
+        ``version`` of the numbering of tracts. Empty: not known.
+    tree : dict
+        The tree of coadd files: ``url`` of its top, ``rerun``, ``path`` of a file below it with
+        ``{rerun}``, ``{band}``, ``{tract}``, ``{patch}``; ``filters`` (band to what stands for
+        ``{band}``), ``patch`` ("x,y", or "number" = x + y * patches along x).
+    das : dict
+        HSC's cutout service: ``url``, ``rerun``, ``filters`` (band to filter name).
+    soda : dict
+        Cutouts by the Virtual Observatory's protocols: addresses of ``tap``, ``sia``, ``datalink``
+        and ``soda``, the ``collection`` and the data ``product`` asked for.
+    references : dict of str to str
+        Where the profile's facts come from.
     """
 
     name: str
@@ -62,12 +100,23 @@ class Survey:
     saturated_planes: tuple[str, ...] = ()
     bright_planes: tuple[str, ...] = ()
     layout: str = "tiles"
+    cuts: dict[str, str] = field(default_factory=dict)
+    models: dict[str, str] = field(default_factory=dict)
+    skymap: dict[str, Any] = field(default_factory=dict)
+    tree: dict[str, Any] = field(default_factory=dict)
+    das: dict[str, Any] = field(default_factory=dict)
+    soda: dict[str, Any] = field(default_factory=dict)
+    references: dict[str, str] = field(default_factory=dict)
 
     def as_table(self) -> dict[str, Any]:
         """The profile as plain TOML values; :func:`parse_survey` makes the same profile of it."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-        return {k: v for k, v in plain.items() if v is not None}
+        return {k: v for k, v in plain.items() if v is not None and v != {}}
+
+    def for_results(self) -> dict[str, Any]:
+        """The part of :meth:`as_table` that results depend on: what a fingerprint is made of."""
+        return {key: value for key, value in self.as_table().items() if key in _RESULTS}
 
 
 def load_survey(name_or_path: str | Path) -> Survey:
@@ -118,6 +167,13 @@ def parse_survey(raw: Mapping[str, Any], where: str) -> Survey:
         saturated_planes=_words(raw, "saturated_planes", where),
         bright_planes=_words(raw, "bright_planes", where),
         layout=_text(raw, "layout", where, default="tiles"),
+        cuts=_texts(raw, "cuts", where),
+        models=_texts(raw, "models", where),
+        skymap=_table(raw, "skymap", where, _SKYMAP),
+        tree=_table(raw, "tree", where, _TREE),
+        das=_table(raw, "das", where, _DAS),
+        soda=_table(raw, "soda", where, _SODA),
+        references=_texts(raw, "references", where),
     )
     if survey.layout not in LAYOUTS:
         raise InputError(
@@ -128,7 +184,33 @@ def parse_survey(raw: Mapping[str, Any], where: str) -> Survey:
             f"{where}: default_band {survey.default_band!r} is not among bands "
             f"{', '.join(survey.bands)}"
         )
+    _check_meaning(survey, where)
     return survey
+
+
+def _check_meaning(survey: Survey, where: str) -> None:
+    """Refuse what has the right type and can't be meant."""
+    tables = {"models": survey.models}
+    tables |= {f"{k} filters": getattr(survey, k).get("filters", {}) for k in ("tree", "das")}
+    for table, by_band in tables.items():
+        if survey.bands:
+            tomlfile.check_keys(by_band, survey.bands, f"{where} [{table}]")
+    for table, key, choices in (
+        ("skymap", "projection", ("TAN",)),
+        ("skymap", "tract_builder", ("legacy", "cells")),
+        ("skymap", "version", (0, 1)),
+        ("tree", "patch", ("x,y", "number")),
+    ):
+        value = getattr(survey, table).get(key, choices[0])
+        if value not in choices:
+            known = ", ".join(str(choice) for choice in choices)
+            raise InputError(f"{where} [{table}]: {key} is {value!r}, must be one of {known}")
+    for name in survey.cuts:
+        if not name.isidentifier():
+            raise InputError(
+                f"{where} [cuts]: {name!r} must be a word of letters, digits and _ to be used as"
+                " @word in --select"
+            )
 
 
 def _text(raw: Mapping[str, Any], key: str, where: str, default: str | None = None) -> str:
@@ -154,3 +236,36 @@ def _number(raw: Mapping[str, Any], key: str, where: str, low: float = -math.inf
     if value <= low:
         raise InputError(f"{where}: {key} must be above {low:g}, is {value!r}")
     return float(value)
+
+
+def _texts(raw: Mapping[str, Any], key: str, where: str) -> dict[str, str]:
+    """A table of texts under names of the author's own choice."""
+    table = raw.get(key, {})
+    if not isinstance(table, Mapping):
+        raise InputError(f"{where}: {key} must be a table [{key}], is {table!r}")
+    return {name: _text(table, name, f"{where} [{key}]") for name in table}
+
+
+def _table(
+    raw: Mapping[str, Any], key: str, where: str, kinds: Mapping[str, type]
+) -> dict[str, Any]:
+    """A table that holds only the keys of `kinds`, each of its type; numbers are not negative."""
+    table = raw.get(key, {})
+    if not isinstance(table, Mapping):
+        raise InputError(f"{where}: {key} must be a table [{key}], is {table!r}")
+    where = f"{where} [{key}]"
+    tomlfile.check_keys(table, kinds, where)
+    checked: dict[str, Any] = {}
+    for name, value in table.items():
+        kind = kinds[name]
+        if kind is dict:
+            checked[name] = _texts(table, name, where)
+        elif kind is float:
+            checked[name] = _number(table, name, where)
+        elif type(value) is not kind or value == "":
+            raise InputError(f"{where}: {name} must be {_CALLED[kind]}, is {value!r}")
+        else:
+            checked[name] = value
+        if kind in (int, float) and checked[name] < 0:
+            raise InputError(f"{where}: {name} must not be negative, is {value!r}")
+    return checked

@@ -67,7 +67,7 @@ class Inputs:
             "catalogue": self.catalog.identity(),
             "images": self.source.inventory(),
             "weights": self.checkpoint.sha256,
-            "survey": self.survey.as_table(),
+            "survey": self.survey.for_results(),
             "settings": {
                 "band": settings.band,
                 "passes": settings.passes,
