@@ -6,13 +6,12 @@ are bad is a decision about the survey's pipeline, so it is made there, by name 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from survey_gampen import paths, tomlfile
+from survey_gampen import cuts, paths, tomlfile
 from survey_gampen.errors import InputError
 
 #: The three things every catalogue must have, under whatever name.
@@ -35,7 +34,6 @@ _DAS: dict[str, type] = {"url": str, "rerun": str, "filters": dict}
 _SODA: dict[str, type] = dict.fromkeys(
     ("tap", "sia", "datalink", "soda", "collection", "product"), str
 )
-_CALLED = {str: "a text", int: "a whole number"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,8 @@ class Survey:
     layout : {"tiles", "gampen"}
         How the images lie: coadd tiles, or GaMPEN's one FITS file a galaxy.
     cuts : dict of str to str
-        Quality cuts of the catalogue by name: expressions that ``--select`` takes as ``@name``.
+        Quality cuts of the catalogue by name: expressions that ``--select`` takes as ``@name``;
+        ``{band}`` in them stands for the run's band.
     models : dict of str to str
         The model for a band, name or file, where none is asked for.
     skymap : dict
@@ -118,21 +117,56 @@ class Survey:
         """The part of :meth:`as_table` that results depend on: what a fingerprint is made of."""
         return {key: value for key, value in self.as_table().items() if key in _RESULTS}
 
+    def cuts_in(self, band: str) -> dict[str, str]:
+        """The named cuts as they are for one band."""
+        return {name: text.replace("{band}", band) for name, text in self.cuts.items()}
+
+
+def known() -> dict[str, Path]:
+    """All profiles that have a name: the user's own go before the shipped ones."""
+    shipped = {
+        n: paths.data_file("catalogs", f"{n}.toml") for n in paths.names("catalogs", ".toml")
+    }
+    own = {path.stem: path for path in sorted(paths.own_dir("catalogs").glob("*.toml"))}
+    return dict(sorted((shipped | own).items()))
+
+
+def find(name_or_path: str | Path) -> Path:
+    """The file of a profile.
+
+    Raises
+    ------
+    InputError
+        If no profile has that name; those that there are are named.
+    """
+    spec = str(name_or_path)
+    if paths.is_path(spec):
+        return Path(spec).expanduser()
+    named = known()
+    if spec not in named:
+        raise InputError(
+            f"no survey profile {spec!r}; did you mean {tomlfile.nearest(spec, named)!r}? There are"
+            f" {', '.join(named)}; or give the path of a TOML file of your own"
+        )
+    return named[spec]
+
 
 def load_survey(name_or_path: str | Path) -> Survey:
-    """Load a shipped profile by name, or one from a TOML file.
+    """Load a profile by name, or one from a TOML file.
 
     Raises
     ------
     InputError
         If there is no such profile, or for an unknown key or a value of a wrong type.
     """
-    spec = str(name_or_path)
-    if paths.is_path(spec):
-        path = Path(spec).expanduser()
-    else:
-        path = paths.data_file("catalogs", f"{spec}.toml")
-    return parse_survey(tomlfile.read(path), str(path))
+    path = find(name_or_path)
+    survey = parse_survey(tomlfile.read(path), str(path))
+    beside = path.absolute().parent  # a model's file is named as seen from the profile
+    models = {
+        band: str(beside / Path(model).expanduser()) if paths.is_path(model) else model
+        for band, model in survey.models.items()
+    }
+    return replace(survey, models=models)
 
 
 def parse_survey(raw: Mapping[str, Any], where: str) -> Survey:
@@ -156,24 +190,24 @@ def parse_survey(raw: Mapping[str, Any], where: str) -> Survey:
         raise InputError(f"{where}: needs a table [columns] with {', '.join(ROLES)}")
     tomlfile.check_keys(columns, ROLES, f"{where} [columns]")
     survey = Survey(
-        name=_text(raw, "name", where),
-        columns={role: _text(columns, role, f"{where} [columns]") for role in ROLES},
-        bands=_words(raw, "bands", where),
-        default_band=_text(raw, "default_band", where, default=""),
-        pixel_scale=_number(raw, "pixel_scale", where, low=0.0),
-        zero_point=_number(raw, "zero_point", where),
-        bad_planes=_words(raw, "bad_planes", where),
-        no_data_planes=_words(raw, "no_data_planes", where),
-        saturated_planes=_words(raw, "saturated_planes", where),
-        bright_planes=_words(raw, "bright_planes", where),
-        layout=_text(raw, "layout", where, default="tiles"),
-        cuts=_texts(raw, "cuts", where),
-        models=_texts(raw, "models", where),
-        skymap=_table(raw, "skymap", where, _SKYMAP),
-        tree=_table(raw, "tree", where, _TREE),
-        das=_table(raw, "das", where, _DAS),
-        soda=_table(raw, "soda", where, _SODA),
-        references=_texts(raw, "references", where),
+        name=tomlfile.text(raw, "name", where),
+        columns={role: tomlfile.text(columns, role, f"{where} [columns]") for role in ROLES},
+        bands=tomlfile.words(raw, "bands", where),
+        default_band=tomlfile.text(raw, "default_band", where, default=""),
+        pixel_scale=tomlfile.number(raw, "pixel_scale", where, low=0.0),
+        zero_point=tomlfile.number(raw, "zero_point", where),
+        bad_planes=tomlfile.words(raw, "bad_planes", where),
+        no_data_planes=tomlfile.words(raw, "no_data_planes", where),
+        saturated_planes=tomlfile.words(raw, "saturated_planes", where),
+        bright_planes=tomlfile.words(raw, "bright_planes", where),
+        layout=tomlfile.text(raw, "layout", where, default="tiles"),
+        cuts=tomlfile.texts(raw, "cuts", where),
+        models=tomlfile.texts(raw, "models", where),
+        skymap=tomlfile.typed(raw, "skymap", where, _SKYMAP),
+        tree=tomlfile.typed(raw, "tree", where, _TREE),
+        das=tomlfile.typed(raw, "das", where, _DAS),
+        soda=tomlfile.typed(raw, "soda", where, _SODA),
+        references=tomlfile.texts(raw, "references", where),
     )
     if survey.layout not in LAYOUTS:
         raise InputError(
@@ -205,67 +239,10 @@ def _check_meaning(survey: Survey, where: str) -> None:
         if value not in choices:
             known = ", ".join(str(choice) for choice in choices)
             raise InputError(f"{where} [{table}]: {key} is {value!r}, must be one of {known}")
-    for name in survey.cuts:
+    for name, text in survey.cuts_in("g").items():
         if not name.isidentifier():
             raise InputError(
                 f"{where} [cuts]: {name!r} must be a word of letters, digits and _ to be used as"
                 " @word in --select"
             )
-
-
-def _text(raw: Mapping[str, Any], key: str, where: str, default: str | None = None) -> str:
-    value = raw.get(key, default)
-    if not isinstance(value, str) or (default is None and not value):
-        raise InputError(f"{where}: {key} must be a text, is {value!r}")
-    return value
-
-
-def _words(raw: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
-    value = raw.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(word, str) and word for word in value):
-        raise InputError(f'{where}: {key} must be a list of texts such as ["a", "b"], is {value!r}')
-    return tuple(value)
-
-
-def _number(raw: Mapping[str, Any], key: str, where: str, low: float = -math.inf) -> float | None:
-    value = raw.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{where}: {key} must be a number, is {value!r}")
-    if value <= low:
-        raise InputError(f"{where}: {key} must be above {low:g}, is {value!r}")
-    return float(value)
-
-
-def _texts(raw: Mapping[str, Any], key: str, where: str) -> dict[str, str]:
-    """A table of texts under names of the author's own choice."""
-    table = raw.get(key, {})
-    if not isinstance(table, Mapping):
-        raise InputError(f"{where}: {key} must be a table [{key}], is {table!r}")
-    return {name: _text(table, name, f"{where} [{key}]") for name in table}
-
-
-def _table(
-    raw: Mapping[str, Any], key: str, where: str, kinds: Mapping[str, type]
-) -> dict[str, Any]:
-    """A table that holds only the keys of `kinds`, each of its type; numbers are not negative."""
-    table = raw.get(key, {})
-    if not isinstance(table, Mapping):
-        raise InputError(f"{where}: {key} must be a table [{key}], is {table!r}")
-    where = f"{where} [{key}]"
-    tomlfile.check_keys(table, kinds, where)
-    checked: dict[str, Any] = {}
-    for name, value in table.items():
-        kind = kinds[name]
-        if kind is dict:
-            checked[name] = _texts(table, name, where)
-        elif kind is float:
-            checked[name] = _number(table, name, where)
-        elif type(value) is not kind or value == "":
-            raise InputError(f"{where}: {name} must be {_CALLED[kind]}, is {value!r}")
-        else:
-            checked[name] = value
-        if kind in (int, float) and checked[name] < 0:
-            raise InputError(f"{where}: {name} must not be negative, is {value!r}")
-    return checked
+        cuts.written_out(text, survey.cuts_in("g"), f"{where} [cuts] {name}", (name,))

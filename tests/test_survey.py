@@ -127,7 +127,7 @@ def test_a_run_begun_before_the_tables_came_goes_on() -> None:
         ({"models": {"h": "survey"}, "bands": ["g"]}, "[models]: unknown key 'h'"),
         ({"skymap": {"ring": 120}}, "[skymap]: unknown key 'ring'; did you mean 'rings'?"),
         ({"skymap": {"rings": 120.0}}, "[skymap]: rings must be a whole number, is 120.0"),
-        ({"skymap": {"rings": True}}, "[skymap]: rings must be a whole number, is True"),
+        ({"skymap": {"rings": True}}, "[skymap]: rings must be a number, is True"),
         ({"skymap": {"patch_border": -1}}, "[skymap]: patch_border must not be negative"),
         ({"skymap": {"pixel_scale": "x"}}, "[skymap]: pixel_scale must be a number, is 'x'"),
         ({"skymap": {"projection": "STG"}}, "[skymap]: projection is 'STG', must be one of TAN"),
@@ -147,7 +147,7 @@ def test_a_slip_is_named(change: dict[str, object], says: str) -> None:
 
 
 def test_unknown_survey_names_the_known(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="choose one of generic, hsc-wide"):
+    with pytest.raises(InputError, match="did you mean 'hsc-wide'. There are generic, hsc-"):
         load_survey("hsc")
     with pytest.raises(InputError, match="cannot be read: No such file"):
         load_survey(tmp_path / "none.toml")
