@@ -30,7 +30,7 @@ _SKYMAP: dict[str, type] = {
     **dict.fromkeys(("ra_start", "pixel_scale", "tract_overlap"), float),
 }
 _TREE: dict[str, type] = {**dict.fromkeys(("url", "rerun", "path", "patch"), str), "filters": dict}
-_DAS: dict[str, type] = {"url": str, "rerun": str, "filters": dict}
+_DAS: dict[str, type] = {**dict.fromkeys(("url", "rerun", "type"), str), "filters": dict}
 _SODA: dict[str, type] = dict.fromkeys(
     ("tap", "sia", "datalink", "soda", "collection", "product"), str
 )
@@ -80,7 +80,8 @@ class Survey:
         ``{rerun}``, ``{band}``, ``{tract}``, ``{patch}``; ``filters`` (band to what stands for
         ``{band}``), ``patch`` ("x,y", or "number" = x + y * patches along x).
     das : dict
-        HSC's cutout service: ``url``, ``rerun``, ``filters`` (band to filter name).
+        HSC's cutout service: ``url``, ``rerun``, ``filters`` (band to filter name), ``type`` of
+        image ("coadd" where there is none).
     soda : dict
         Cutouts by the Virtual Observatory's protocols: addresses of ``tap``, ``sia``, ``datalink``
         and ``soda``, the ``collection`` and the data ``product`` asked for.
