@@ -1,4 +1,4 @@
-"""The command line: verbs, nothing else. More stand in `cli_science` and `cli_cluster`.
+"""The command line: verbs, nothing else. More stand in the other `cli_*`.
 
 Each verb imports what it needs when it is called, so that ``--help`` and a mistyped option answer
 at once.
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from survey_gampen import __version__, cli_cluster, cli_science
+from survey_gampen import __version__, cli_catalogs, cli_cluster, cli_science
 from survey_gampen.cli_science import Verbs
 from survey_gampen.config import PRECISIONS
 from survey_gampen.errors import GampenError, InputError, Interrupted
@@ -84,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     _add_status(verbs)
     _add_compact(verbs)
     _add_report(verbs)
+    cli_catalogs.add_verbs(verbs)
     cli_cluster.add_verbs(verbs)
     cli_science.add_verbs(verbs)
     _add_demo(verbs)
@@ -121,7 +122,11 @@ def _add_run_options(run: argparse.ArgumentParser) -> None:
     add("--images", metavar="PATH", help="folder or glob of the survey's images")
     add("--survey", metavar="NAME|FILE", help="survey profile (default hsc-wide)")
     add("--band", metavar="B", help="band to measure (default: the survey profile's)")
-    add("--model", metavar="NAME|FILE", help="shipped model or safetensors file")
+    add(
+        "--model",
+        metavar="NAME|FILE",
+        help="shipped model or safetensors file (default: the survey profile's for the band)",
+    )
     add("--cluster", metavar="NAME|FILE", help="cluster profile (default local)")
     add("--out", metavar="DIR", help="results (default: CATALOG.gampen, beside it)")
     add("--passes", type=int, metavar="N", help="Monte-Carlo passes a galaxy (default 1000)")
@@ -129,7 +134,12 @@ def _add_run_options(run: argparse.ArgumentParser) -> None:
     add("--precision", choices=PRECISIONS, help="arithmetic (default auto)")
     add("--partition-rows", type=int, metavar="N", help="most rows a partition (default: measured)")
     add("--limit", type=int, metavar="N", help="only the first N rows")
-    add("--select", metavar="EXPR", help='only rows for which EXPR is true, such as "mag_g < 21"')
+    add(
+        "--select",
+        metavar="EXPR",
+        help='only rows for which EXPR is true, such as "@no_edge and mag_g < 21"; @name is a cut '
+        "of the survey profile (survey-gampen catalogs show NAME)",
+    )
     add("--columns", type=_comma_list, metavar="A,B", help="extra columns to pass through")
     add(
         "--keep-samples",

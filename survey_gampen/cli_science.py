@@ -89,7 +89,7 @@ def _add_labels(verbs: Verbs) -> None:
     add("--out", type=Path, required=True, metavar="LABELS.parquet", help="labelled catalogue")
     add("--max-sep", type=float, metavar="ARCSEC", default=1.0, help="of a match (default 1)")
     add("--survey", metavar="NAME|FILE", default="hsc-wide", help="profile (default hsc-wide)")
-    add("--select", metavar="EXPR", help='only catalogue rows, such as "mag_g < 21"')
+    add("--select", metavar="EXPR", help="only catalogue rows, as for run")
     simard.set_defaults(call=_labels_simard2011)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from survey_gampen import paths, tomlfile
 from survey_gampen.errors import InputError
-from survey_gampen.survey import load_survey
+from survey_gampen.survey import Survey, load_survey
 
 #: File that may lie beside a catalogue, and the key of the catalogue's Parquet metadata.
 BESIDE = "survey-gampen.toml"
@@ -43,7 +43,8 @@ class Settings:
     band : str
         Band of the images that are measured; it labels every row.
     model : str
-        Shipped model's name, or a safetensors file.
+        Shipped model's name, or a safetensors file. Where none is given: the survey profile's for
+        the band, else the default one.
     cluster : str
         Cluster profile: name or YAML file.
     passes : int
@@ -149,7 +150,9 @@ def resolve(cli: Mapping[str, Any], config: Path | None = None) -> Settings:
             f'no images: give --images PATH, or write images = "PATH" in {BESIDE} beside the '
             "catalogue"
         )
-    merged["band"] = _band(merged.get("band", ""), merged.get("survey", Settings.survey))
+    survey = load_survey(merged.get("survey", Settings.survey))
+    merged["band"] = _band(merged.get("band", ""), survey)
+    merged.setdefault("model", survey.models.get(merged["band"], Settings.model))
     return from_table(merged, "settings")
 
 
@@ -231,9 +234,8 @@ def _typed(key: str, value: Any, where: str) -> Any:
     return value
 
 
-def _band(band: str, survey_spec: str) -> str:
+def _band(band: str, survey: Survey) -> str:
     """The band asked for, or else the survey's own; must be one the survey has."""
-    survey = load_survey(survey_spec)
     band = band or survey.default_band
     if not band:
         raise InputError(

@@ -7,6 +7,7 @@ pyproject.toml). Nothing but this file knows the difference.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -59,6 +60,12 @@ def data_file(kind: Kind, name: str) -> Path:
             "or give the path of a file of your own"
         )
     return path
+
+
+def own_dir(kind: Kind) -> Path:
+    """Directory of the user's own files of one kind; files there have a name as shipped ones do."""
+    home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(home).expanduser() / "survey-gampen" / kind
 
 
 def names(kind: Kind, suffix: str) -> list[str]:

@@ -7,6 +7,7 @@ nearest known one, never something silently ignored.
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -129,3 +130,105 @@ def check_keys(keys: Iterable[str], known: Iterable[str], where: str) -> None:
     for key in keys:
         if key not in known:
             raise InputError(f"{where}: unknown key {key!r}; did you mean {nearest(key, known)!r}?")
+
+
+def text(raw: Mapping[str, Any], key: str, where: str, default: str | None = None) -> str:
+    """The text under a key; without a default it must be there, and not empty.
+
+    Raises
+    ------
+    InputError
+        If it is something else.
+    """
+    value = raw.get(key, default)
+    if not isinstance(value, str) or (default is None and not value):
+        raise InputError(f"{where}: {key} must be a text, is {value!r}")
+    return value
+
+
+def words(raw: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    """The list of texts under a key; empty where there is none.
+
+    Raises
+    ------
+    InputError
+        If it is something else.
+    """
+    value = raw.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(word, str) and word for word in value):
+        raise InputError(f'{where}: {key} must be a list of texts such as ["a", "b"], is {value!r}')
+    return tuple(value)
+
+
+def number(raw: Mapping[str, Any], key: str, where: str, low: float = -math.inf) -> float | None:
+    """The finite number above `low` under a key; None where there is none.
+
+    Raises
+    ------
+    InputError
+        If it is something else.
+    """
+    value = raw.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{where}: {key} must be a number, is {value!r}")
+    if value <= low:
+        raise InputError(f"{where}: {key} must be above {low:g}, is {value!r}")
+    return float(value)
+
+
+def texts(raw: Mapping[str, Any], key: str, where: str) -> dict[str, str]:
+    """The table of texts, under names of the author's own choice; empty where there is none.
+
+    Raises
+    ------
+    InputError
+        If it is something else.
+    """
+    table = _table(raw, key, where)
+    return {name: text(table, name, f"{where} [{key}]") for name in table}
+
+
+def typed(
+    raw: Mapping[str, Any], key: str, where: str, kinds: Mapping[str, type]
+) -> dict[str, Any]:
+    """The table of known keys, each of its type; empty where there is none.
+
+    Parameters
+    ----------
+    raw, key, where
+        The table that has it, its key, what to call it in an error.
+    kinds : mapping
+        Key to str (not empty), int or float (not negative), or dict (of texts).
+
+    Raises
+    ------
+    InputError
+        For an unknown key, naming the nearest known one, or a value of another type.
+    """
+    table = _table(raw, key, where)
+    where = f"{where} [{key}]"
+    check_keys(table, kinds, where)
+    checked: dict[str, Any] = {}
+    for name, value in table.items():
+        kind = kinds[name]
+        if kind is str:
+            checked[name] = text(table, name, where)
+        elif kind is dict:
+            checked[name] = texts(table, name, where)
+        else:
+            checked[name] = number(table, name, where)
+            if kind is int and type(value) is not int:
+                raise InputError(f"{where}: {name} must be a whole number, is {value!r}")
+            if value < 0:
+                raise InputError(f"{where}: {name} must not be negative, is {value!r}")
+            checked[name] = kind(value)
+    return checked
+
+
+def _table(raw: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+    table = raw.get(key, {})
+    if not isinstance(table, Mapping):
+        raise InputError(f"{where}: {key} must be a table [{key}], is {table!r}")
+    return table

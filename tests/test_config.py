@@ -100,7 +100,7 @@ def test_names_and_urls_are_no_paths(here: Path, make_catalog: Catalog) -> None:
         ("keep_samples = 1", "keep_samples must be true or false, is 1"),
         ("images = ''", "images is empty"),
         ("band = 'q'", "has no band 'q': choose one of g, r, i, z, y"),
-        ("survey = 'hsc-wid'", "no 'hsc-wid' among the shipped files.* generic, hsc-wide"),
+        ("survey = 'hsc-wid'", "no survey profile 'hsc-wid'; did you mean 'hsc-wide'"),
         ("survey = 'generic'", "has no band of its own; give --band"),
         ("passes 3", r"survey-gampen\.toml: not valid TOML: .*line 1"),
     ],

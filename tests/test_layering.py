@@ -22,7 +22,7 @@ ROWS = [
         *("survey_gampen.paths", "survey_gampen.tomlfile", "survey_gampen.commit"),
         *("survey_gampen.signals", "survey_gampen.quiet", "survey_gampen.stages"),
     },
-    {"survey_gampen.survey"},
+    {"survey_gampen.cuts", "survey_gampen.survey", "survey_gampen.surveys"},
     {"survey_gampen.config"},
     {"survey_gampen.catalog", "survey_gampen.images", "survey_gampen.model"},
     {"survey_gampen.posterior"},
@@ -31,7 +31,10 @@ ROWS = [
     {"survey_gampen.pool"},
     {"survey_gampen.simulation"},
     {"survey_gampen.run.runner", "survey_gampen.training", "survey_gampen.report"},
-    {"survey_gampen.cli", "survey_gampen.cli_cluster", "survey_gampen.cli_science"},
+    {
+        *("survey_gampen.cli", "survey_gampen.cli_catalogs"),
+        *("survey_gampen.cli_cluster", "survey_gampen.cli_science"),
+    },
     {"survey_gampen.__main__"},
 ]
 #: Rooms and files that may know of Dask; what runs on a worker must not need it.

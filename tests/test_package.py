@@ -74,7 +74,7 @@ def test_wheel(tmp_path: Path) -> None:
 
 def test_a_shipped_file_has_no_directory(tmp_path: Path) -> None:
     assert paths.data_file("cluster", "local.yaml").is_file()
-    with pytest.raises(Exception, match="choose one of generic, hsc-wide"):
+    with pytest.raises(Exception, match="choose one of generic, hsc-pdr2-wide"):
         paths.data_file("catalogs", "../catalogs/generic.toml")
 
 

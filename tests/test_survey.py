@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import pickle
 import tomllib
 from dataclasses import fields
@@ -15,6 +17,8 @@ from survey_gampen.errors import InputError
 from survey_gampen.survey import Survey, load_survey, parse_survey
 
 COLUMNS = {"object_id": "id", "ra": "RA", "dec": "DEC"}
+#: SHA-256 of hsc-wide as it went into fingerprints before profiles had tables.
+BEFORE = "e7ea8f07338c465348fa0a158ca7cbf30d28faeadbc72593583b7ea51e5cf1a5"
 
 
 @pytest.mark.parametrize("name", paths.names("catalogs", ".toml"))
@@ -57,6 +61,51 @@ def test_own_file(tmp_path: Path) -> None:
     assert survey == Survey("mine", COLUMNS, pixel_scale=1.0)
 
 
+WHOLE = {
+    "name": "mine",
+    "columns": COLUMNS,
+    "bands": ["g", "r"],
+    "cuts": {"bright": "mag < 20", "paper": "@bright and z < 0.25"},
+    "models": {"g": "survey"},
+    "skymap": {
+        **{"name": "rings_v1", "rings": 120, "ra_start": 0, "projection": "TAN", "version": 1},
+        **{"pixel_scale": 0.168, "tract_overlap": 1 / 60, "tract_builder": "cells"},
+        **{"patch_inner": 3000, "patch_border": 200},
+    },
+    "tree": {
+        **{"url": "https://host/tree", "rerun": "wide", "patch": "x,y"},
+        **{"path": "{rerun}/{band}/{tract}/{patch}.fits", "filters": {"g": "HSC-G"}},
+    },
+    "das": {"url": "https://host/das", "rerun": "wide", "filters": {"g": "HSC-G", "r": "HSC-R"}},
+    "soda": dict.fromkeys(("tap", "sia", "datalink", "soda", "collection", "product"), "x"),
+    "references": {"paper": "Somebody 2021"},
+}
+
+
+def test_all_tables_travel() -> None:
+    survey = parse_survey(WHOLE, "mine.toml")
+    assert survey.skymap == WHOLE["skymap"]
+    assert isinstance(survey.skymap["ra_start"], float)
+    assert parse_survey(tomllib.loads(tomli_w.dumps(survey.as_table())), "run.toml") == survey
+    assert pickle.loads(pickle.dumps(survey)) == survey
+
+
+def test_results_depend_on_what_makes_pixels_and_rows() -> None:
+    """Advice, addresses and sources are no part of a fingerprint; columns and planes are."""
+    bare = {key: value for key, value in WHOLE.items() if not isinstance(value, dict)}
+    bare["columns"] = COLUMNS
+    survey, plain = parse_survey(WHOLE, "mine.toml"), parse_survey(bare, "mine.toml")
+    assert survey.for_results() == plain.for_results() == plain.as_table()
+    other = parse_survey({**WHOLE, "bad_planes": ["BAD"]}, "mine.toml")
+    assert other.for_results() != survey.for_results()
+
+
+def test_a_run_begun_before_the_tables_came_goes_on() -> None:
+    """The profile's part of the fingerprint is, byte for byte, what it was without them."""
+    part = json.dumps(load_survey("hsc-wide").for_results(), sort_keys=True)
+    assert hashlib.sha256(part.encode()).hexdigest() == BEFORE
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -72,6 +121,22 @@ def test_own_file(tmp_path: Path) -> None:
         ({"bad_planes": "BAD"}, "bad_planes must be a list of texts"),
         ({"layout": "cube"}, "layout is 'cube', must be one of tiles, gampen"),
         ({"bands": ["g"], "default_band": "r"}, "default_band 'r' is not among bands g"),
+        ({"cuts": ["z < 1"]}, "cuts must be a table [cuts]"),
+        ({"cuts": {"a": 1}}, "[cuts]: a must be a text, is 1"),
+        ({"cuts": {"no-rays": "z < 1"}}, "[cuts]: 'no-rays' must be a word of letters"),
+        ({"models": {"h": "survey"}, "bands": ["g"]}, "[models]: unknown key 'h'"),
+        ({"skymap": {"ring": 120}}, "[skymap]: unknown key 'ring'; did you mean 'rings'?"),
+        ({"skymap": {"rings": 120.0}}, "[skymap]: rings must be a whole number, is 120.0"),
+        ({"skymap": {"rings": True}}, "[skymap]: rings must be a number, is True"),
+        ({"skymap": {"patch_border": -1}}, "[skymap]: patch_border must not be negative"),
+        ({"skymap": {"pixel_scale": "x"}}, "[skymap]: pixel_scale must be a number, is 'x'"),
+        ({"skymap": {"projection": "STG"}}, "[skymap]: projection is 'STG', must be one of TAN"),
+        ({"skymap": {"tract_builder": "cell"}}, "must be one of legacy, cells"),
+        ({"tree": {"root": "x"}}, "[tree]: unknown key 'root'"),
+        ({"tree": {"filters": {"g": 1}}}, "[tree] [filters]: g must be a text, is 1"),
+        ({"das": {"url": ""}}, "[das]: url must be a text, is ''"),
+        ({"das": {"filters": {"G": "x"}}, "bands": ["g"]}, "[das filters]: unknown key 'G'"),
+        ({"soda": "https://x"}, "soda must be a table [soda], is 'https://x'"),
     ],
 )
 def test_a_slip_is_named(change: dict[str, object], says: str) -> None:
@@ -82,7 +147,7 @@ def test_a_slip_is_named(change: dict[str, object], says: str) -> None:
 
 
 def test_unknown_survey_names_the_known(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="choose one of generic, hsc-wide"):
+    with pytest.raises(InputError, match="did you mean 'hsc-wide'. There are generic, hsc-"):
         load_survey("hsc")
     with pytest.raises(InputError, match="cannot be read: No such file"):
         load_survey(tmp_path / "none.toml")

@@ -1,7 +1,8 @@
 """``--select``: an expression typed by a user, turned into a filter of the scan.
 
 The text is parsed as Python but never run: only comparisons, ``and``/``or``/``not``, arithmetic,
-column names, numbers, strings, ``in [...]`` and ``is None`` are let through.
+column names, numbers, strings, ``in [...]``, ``is None`` and the bits of a column (``flags & 6``)
+are let through. ``@name`` stands for a cut that the survey profile names.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import ast
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from survey_gampen import cuts as named
 from survey_gampen.errors import InputError
 
 _COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
@@ -34,49 +36,135 @@ _ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
 }
 
 
+@dataclass
+class Tally:
+    """What became of the rows of a scan.
+
+    Attributes
+    ----------
+    read : int
+        Rows looked at: all, or those up to the last one that a limit lets through.
+    lost : dict of str to int
+        Rows that each cut lost, of those that the cuts before it had left. A condition that is
+        null, for it has no value to look at, is not met.
+    """
+
+    read: int = 0
+    lost: dict[str, int] = field(default_factory=dict)
+
+    def words(self) -> str:
+        """For example ``"@no_edge lost 12, mag < 20 lost 0"``."""
+        return ", ".join(f"{name} lost {count}" for name, count in self.lost.items())
+
+
 @dataclass(frozen=True)
 class Selection:
-    """A compiled selection: what to evaluate, and the columns it needs."""
+    """A compiled selection.
 
-    expression: pc.Expression
+    Attributes
+    ----------
+    text : str
+        The whole expression, with the names of cuts written out.
+    names : tuple of str
+        What to call each condition, in the order in which they are applied.
+    expressions : tuple of pyarrow.compute.Expression
+        The conditions: a row is kept where all are true.
+    columns : tuple of str
+        Columns that they need.
+    """
+
+    text: str
+    names: tuple[str, ...]
+    expressions: tuple[pc.Expression, ...]
     columns: tuple[str, ...]
 
+    def keep(
+        self, batch: pa.RecordBatch, tally: Tally, at_most: int | None = None
+    ) -> pa.RecordBatch:
+        """The rows that pass, the first `at_most` of them, and the tally brought up to date."""
+        steps = self._steps(batch)
+        if at_most is not None and steps[-1].num_rows > at_most:
+            # Rows behind the last one that is let through count nowhere.
+            numbered = batch.append_column("", pa.array(range(batch.num_rows)))
+            last = self._steps(numbered)[-1].column(batch.num_columns)[at_most - 1].as_py()
+            batch = batch.slice(0, last + 1)
+            steps = self._steps(batch)
+        tally.read += batch.num_rows
+        for name, before, after in zip(self.names, [batch, *steps], steps, strict=False):
+            tally.lost[name] = tally.lost.get(name, 0) + before.num_rows - after.num_rows
+        return steps[-1]
 
-def parse_select(text: str, schema: pa.Schema, aliases: Mapping[str, str]) -> Selection:
+    def _steps(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
+        """What is left behind each cut."""
+        steps = []
+        for expression in self.expressions:
+            batch = batch.filter(expression)
+            steps.append(batch)
+        return steps
+
+
+def parse_select(
+    text: str,
+    schema: pa.Schema,
+    aliases: Mapping[str, str],
+    cuts: Mapping[str, str] | None = None,
+) -> Selection:
     """Compile a selection.
 
     Parameters
     ----------
     text : str
-        For example ``"mag < 21 and (flag == 0 or field in ['XMM', 'GAMA'])"``.
+        For example ``"mag < 21 and (flag == 0 or field in ['XMM', 'GAMA'])"``. It is split where
+        ``and`` joins the whole, so that what each condition loses can be counted.
     schema : pyarrow.Schema
         The columns of the catalogue.
     aliases : mapping
         Other names that may be used, to names in `schema` (``ra``, ``dec``, ``object_id``).
+    cuts : mapping, optional
+        Expressions by the name under which ``@name`` asks for them.
 
     Raises
     ------
     InputError
-        When the text is no such expression, names an unknown column (the nearest is named), or
-        compares what cannot be compared.
+        When the text is no such expression, names an unknown column or cut (the nearest is named),
+        or compares what cannot be compared.
     """
+    expressions, columns = [], {}
+    conditions = named.split(text, cuts or {})
+    for condition in conditions:
+        shown = f"{text!r}"
+        if condition.name.startswith("@"):
+            shown = f"{condition.name} = {condition.text!r}"
+        expression, needed = _compile(condition.text, shown, schema, aliases)
+        expressions.append(expression)
+        columns |= dict.fromkeys(needed)
+    # As it was typed where it names no cut: a run's fingerprint goes by it.
+    whole = named.written_out(text, cuts or {}) if named.names_in(text) else text
+    return Selection(
+        text=whole,
+        names=tuple(condition.name for condition in conditions),
+        expressions=tuple(expressions),
+        columns=tuple(columns),
+    )
+
+
+def _compile(
+    text: str, shown: str, schema: pa.Schema, aliases: Mapping[str, str]
+) -> tuple[pc.Expression, list[str]]:
+    """One condition, and the columns it needs."""
+    compiler = _Compiler(shown, schema, aliases)
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError) as error:
-        raise InputError(f"--select {text!r} is not an expression: {error}") from None
-    compiler = _Compiler(text, schema, aliases)
-    try:
-        expression = compiler.compile(tree)
+        expression = compiler.condition(ast.parse(text, mode="eval").body)
         # A scan of nothing finds wrong types now, with no row read.
         kind = _type_of(expression, schema)
     except (pa.ArrowException, TypeError, OverflowError, RecursionError) as error:
         words = " ".join(str(error).split())
-        raise InputError(f"--select {text!r} does not fit the columns' types: {words}") from None
+        raise InputError(f"--select {shown} does not fit the columns' types: {words}") from None
     if not pa.types.is_boolean(kind):
         raise InputError(
-            f"--select {text!r} gives {kind}, not true or false; compare it with something"
+            f"--select {shown} gives {kind}, not true or false; compare it with something"
         )
-    return Selection(expression, tuple(compiler.columns))
+    return expression, list(compiler.columns)
 
 
 def _type_of(expression: pc.Expression, schema: pa.Schema) -> pa.DataType:
@@ -87,22 +175,36 @@ def _type_of(expression: pc.Expression, schema: pa.Schema) -> pa.DataType:
 
 
 class _Compiler:
-    def __init__(self, text: str, schema: pa.Schema, aliases: Mapping[str, str]) -> None:
-        self.text, self.schema, self.aliases = text, schema, aliases
+    def __init__(self, shown: str, schema: pa.Schema, aliases: Mapping[str, str]) -> None:
+        self.shown, self.schema, self.aliases = shown, schema, aliases
         self.columns: dict[str, None] = {}
+
+    def condition(self, node: ast.expr) -> pc.Expression:
+        """What is true or false: a flag that is kept as 0 and 1 may stand for itself."""
+        expression = self.compile(node)
+        if isinstance(node, ast.Name):
+            kind = self.schema.field(self.column(node.id)).type
+            return expression != 0 if pa.types.is_integer(kind) else expression
+        return expression
 
     def compile(self, node: ast.expr) -> pc.Expression:
         match node:
             case ast.BoolOp(op=ast.And(), values=[first, *rest]):
-                whole = self.compile(first)
+                whole = self.condition(first)
                 for part in rest:
-                    whole = whole & self.compile(part)
+                    whole = whole & self.condition(part)
                 return whole
             case ast.BoolOp(values=[first, *rest]):
-                whole = self.compile(first)
+                whole = self.condition(first)
                 for part in rest:
-                    whole = whole | self.compile(part)
+                    whole = whole | self.condition(part)
                 return whole
+            case ast.BinOp(
+                left=ast.Name(id=name), op=ast.BitAnd(), right=ast.Constant(value=int() as bits)
+            ) if type(bits) is int:
+                column = self.column(name)
+                mask = pa.scalar(bits, self.schema.field(column).type)
+                return pc.bit_wise_and(pc.field(column), mask)
             case ast.BinOp(left=left, op=ast.BitAnd(), right=right):
                 return self.compile(left) & self.compile(right)
             case ast.BinOp(left=left, op=ast.BitOr(), right=right):
@@ -110,7 +212,7 @@ class _Compiler:
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
                 return _ARITHMETIC[type(op)](self.operand(left), self.operand(right))
             case ast.UnaryOp(op=ast.Not() | ast.Invert(), operand=operand):
-                return ~self.compile(operand)
+                return ~self.condition(operand)
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
                 return pc.scalar(-value)
             case ast.UnaryOp(op=ast.USub(), operand=operand):
@@ -170,11 +272,11 @@ class _Compiler:
             return found
         near = difflib.get_close_matches(name, [*self.schema.names, *self.aliases], n=1, cutoff=0)
         raise InputError(
-            f"--select {self.text!r}: there is no column {name!r}; the nearest is {near[0]!r}"
+            f"--select {self.shown}: there is no column {name!r}; the nearest is {near[0]!r}"
         )
 
     def refusal(self, node: ast.expr) -> InputError:
         return InputError(
-            f"--select {self.text!r}: {ast.unparse(node)!r} is not understood; use comparisons, "
-            "and/or/not, + - * /, column names, numbers, strings, in [...] and is None"
+            f"--select {self.shown}: {ast.unparse(node)!r} is not understood; use comparisons, "
+            "and/or/not, + - * /, column names, numbers, strings, in [...], is None, COLUMN & BITS"
         )

@@ -22,6 +22,7 @@ from hats.pixel_math.spatial_index import SPATIAL_INDEX_COLUMN, compute_spatial_
 from survey_gampen import commit
 from survey_gampen.catalog.duplicates import DuplicateFinder
 from survey_gampen.catalog.merge import merge_runs, write_run
+from survey_gampen.catalog.select import Tally
 from survey_gampen.catalog.sorted import write_sorted
 from survey_gampen.catalog.source import Catalog
 from survey_gampen.errors import InputError
@@ -31,7 +32,12 @@ RUN_BYTES = 128 << 20
 
 
 def sort_catalog(
-    catalog: Catalog, dest_dir: Path, scratch: Path, *, run_bytes: int = RUN_BYTES
+    catalog: Catalog,
+    dest_dir: Path,
+    scratch: Path,
+    *,
+    run_bytes: int = RUN_BYTES,
+    tally: Tally | None = None,
 ) -> int:
     """Check every row of a catalogue and write it sorted by (_healpix_29, object_id).
 
@@ -47,6 +53,8 @@ def sort_catalog(
         Needs about two and a half times the bytes of the rows.
     run_bytes : int
         Rows sorted in memory at once, in bytes.
+    tally : Tally, optional
+        Is told how many rows are read, and what each cut loses of them.
 
     Returns
     -------
@@ -64,7 +72,7 @@ def sort_catalog(
     with commit.outside_faults(scratch), _scratch(scratch) as folder:
         runs = folder / "runs"
         runs.mkdir()
-        rows = _spill(catalog, runs, folder / "ids", run_bytes)
+        rows = _spill(catalog, runs, folder / "ids", run_bytes, tally or Tally())
         schema = catalog.schema.insert(0, pa.field(SPATIAL_INDEX_COLUMN, pa.int64()))
 
         def write(staged: Path) -> None:
@@ -93,14 +101,14 @@ def _scratch(scratch: Path) -> Iterator[Path]:
                 path.rmdir()
 
 
-def _spill(catalog: Catalog, runs: Path, ids: Path, run_bytes: int) -> int:
+def _spill(catalog: Catalog, runs: Path, ids: Path, run_bytes: int, tally: Tally) -> int:
     """Check all rows and write them as sorted runs; the number of rows."""
     check = _RowCheck(catalog)
     pending: list[pa.RecordBatch] = []
     size = count = 0
     kind = catalog.schema.field("object_id").type
     with DuplicateFinder(kind, catalog.num_rows, ids) as finder:
-        for batch in catalog.batches():
+        for batch in catalog.batches(tally=tally):
             check.look(batch)
             if check.bad:
                 continue
@@ -112,7 +120,7 @@ def _spill(catalog: Catalog, runs: Path, ids: Path, run_bytes: int) -> int:
             if size >= run_bytes:
                 write_run(runs, count, pending)
                 count, size, pending = count + 1, 0, []
-        check.report()
+        check.report(tally)
         duplicated, first = finder.finish()
     if duplicated:
         names = ", ".join(str(name) for name in first)
@@ -164,7 +172,7 @@ class _RowCheck:
             shown = f"row {self.rows + row}" if name is None else f"object_id {name}"
             self.first[reason].append(shown)
 
-    def report(self) -> None:
+    def report(self, tally: Tally) -> None:
         """Raise the one line that names everything that is wrong, if anything is."""
         if self.bad:
             parts = [
@@ -178,4 +186,6 @@ class _RowCheck:
                 "with --select"
             )
         if self.rows == 0:
-            raise InputError(f"{self.catalog.path}: no row passes --select")
+            raise InputError(
+                f"{self.catalog.path}: no row passes --select: of {tally.read}, {tally.words()}"
+            )

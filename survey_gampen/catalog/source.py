@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from survey_gampen.catalog.ids import is_id_type
-from survey_gampen.catalog.select import Selection, parse_select
+from survey_gampen.catalog.select import Selection, Tally, parse_select
 from survey_gampen.catalog.tables import read_table, table_format
 from survey_gampen.errors import InputError
 
@@ -79,8 +79,14 @@ class Catalog:
             digest.update(_file_digest(path))
         return digest.hexdigest()
 
-    def batches(self, rows: int = 32_768) -> Iterator[pa.RecordBatch]:
+    def batches(self, rows: int = 32_768, tally: Tally | None = None) -> Iterator[pa.RecordBatch]:
         """Scan in input order, at most `rows` at a time, never the whole.
+
+        Parameters
+        ----------
+        rows : int
+        tally : Tally, optional
+            Is told how many rows are read, and what each cut loses of them.
 
         Raises
         ------
@@ -88,10 +94,10 @@ class Catalog:
             When a file cannot be read or its columns have other types than those of the first.
         """
         left = self._limit
+        tally = tally or Tally()
         for source in self._scan(rows):
-            batch = self._shape(source)
+            batch = self._shape(source, tally, left)
             if left is not None:
-                batch = batch.slice(0, left)
                 left -= batch.num_rows
             if batch.num_rows:
                 yield batch
@@ -122,11 +128,14 @@ class Catalog:
             except (pa.ArrowException, OSError) as error:
                 raise InputError(f"{path} cannot be read: {_one_line(error)}") from error
 
-    def _shape(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The selected rows of a batch, under our names and types."""
+    def _shape(self, batch: pa.RecordBatch, tally: Tally, left: int | None) -> pa.RecordBatch:
+        """The selected rows of a batch, the first `left` of them, under our names and types."""
         try:
             if self._selection is not None:
-                batch = batch.filter(self._selection.expression)
+                batch = self._selection.keep(batch, tally, left)
+            else:
+                batch = batch if left is None else batch.slice(0, left)
+                tally.read += batch.num_rows
             columns = [
                 batch[source].cast(target.type)
                 for source, target in zip(self._sources, self.schema, strict=True)
@@ -142,6 +151,7 @@ def open_catalog(
     extra: Sequence[str] = (),
     select: str | None = None,
     limit: int | None = None,
+    cuts: Mapping[str, str] | None = None,
 ) -> Catalog:
     """Open a catalogue: Parquet (a file, a folder, a HATS catalogue), FITS, VOTable, ECSV or CSV.
 
@@ -157,6 +167,8 @@ def open_catalog(
         Keep the rows where this expression is true (see :func:`parse_select`).
     limit : int, optional
         Keep the first rows only, in input order (of those selected).
+    cuts : mapping, optional
+        Expressions that `select` may use as ``@name``.
 
     Raises
     ------
@@ -176,16 +188,18 @@ def open_catalog(
     fields = [_plain(schema.field(names["object_id"])).with_name("object_id")]
     fields += [pa.field(key, pa.float64()) for key in ("ra", "dec")]
     fields += [_plain(schema.field(name)) for name in extra]
+    selection = parse_select(select, schema, names, cuts) if select else None
+    chosen = selection.text if selection else None
     return Catalog(
         path=path,
         schema=pa.schema(fields),
         num_rows=rows if limit is None else min(rows, limit),
         _sources=(*names.values(), *extra),
-        _selection=parse_select(select, schema, names) if select else None,
+        _selection=selection,
         _limit=limit,
         _table=table,
         _files=files,
-        _request={"columns": names, "extra": extra, "select": select or None, "limit": limit},
+        _request={"columns": names, "extra": extra, "select": chosen, "limit": limit},
     )
 
 

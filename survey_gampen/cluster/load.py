@@ -26,7 +26,7 @@ from survey_gampen.cluster.gpu import visible
 from survey_gampen.cluster.profile import BATCH, KINDS, Ask, Batch, Profile
 from survey_gampen.cluster.site import site_settings, taken
 from survey_gampen.errors import InputError
-from survey_gampen.paths import data_file, is_path, names
+from survey_gampen.paths import data_file, is_path, names, own_dir
 from survey_gampen.tomlfile import check_keys
 
 MOST_THREADS = 4  # convolutions of this size gain little from more
@@ -64,8 +64,7 @@ def cores() -> int:
 
 def own_folder() -> Path:
     """Where a user's own profiles lie."""
-    home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(home).expanduser() / "survey-gampen" / "cluster"
+    return own_dir("cluster")
 
 
 def known() -> dict[str, Path]:

@@ -11,7 +11,7 @@ from survey_gampen.images.status import MEANINGS, NULL_BITS
 from survey_gampen.report import distributions, html
 from survey_gampen.report.gather import POINTS, Gathered
 from survey_gampen.report.skymap import OUTLINES, Outlines, State, sky_map
-from survey_gampen.run.spec import RunSpec
+from survey_gampen.run.spec import RunSpec, cut_lines
 
 #: Quarantined partitions that are listed; `status` lists all.
 LISTED = 200
@@ -83,6 +83,8 @@ def settings(spec: RunSpec, found: Gathered) -> str:
     rows += [["earlier fingerprint", earlier] for earlier in spec.earlier]
     if chosen.select:
         rows.insert(1, ["selected", chosen.select])
+        told = cut_lines(spec.plan.rows_read, spec.plan.lost, spec.plan.rows)
+        rows[2:2] = [["", line] for line in told]
     if chosen.limit is not None:
         rows.insert(1, ["limited to", f"{chosen.limit} rows"])
     for (version, device, precision, batch), count in sorted(found.made.items()):

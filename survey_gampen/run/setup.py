@@ -6,11 +6,12 @@ been begun. run.toml is written last; a planning that was killed begins again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from survey_gampen import __version__
+from survey_gampen.catalog.select import Tally
 from survey_gampen.catalog.sort import sort_catalog
 from survey_gampen.catalog.source import Catalog, open_catalog
 from survey_gampen.config import Settings
@@ -49,6 +50,8 @@ class Inputs:
     survey: Survey
     checkpoint: Checkpoint
     source: ImageSource
+    #: How many rows there were, and what each cut lost of them: known once they are sorted.
+    tally: Tally = field(default_factory=Tally)
 
     def warnings(self) -> list[str]:
         """Return what the user should know before it is too late."""
@@ -67,7 +70,7 @@ class Inputs:
             "catalogue": self.catalog.identity(),
             "images": self.source.inventory(),
             "weights": self.checkpoint.sha256,
-            "survey": self.survey.as_table(),
+            "survey": self.survey.for_results(),
             "settings": {
                 "band": settings.band,
                 "passes": settings.passes,
@@ -93,6 +96,7 @@ def open_inputs(settings: Settings, run: RunDir) -> Inputs:
         extra=settings.columns,
         select=settings.select,
         limit=settings.limit,
+        cuts=survey.cuts_in(settings.band),
     )
     checkpoint = load_checkpoint(settings.model)
     scale = checkpoint.config.pixel_scale
@@ -158,7 +162,8 @@ def _choices(settings: Settings) -> dict[str, Any]:
 
 def sort_rows(run: RunDir, inputs: Inputs, staging: Path) -> int:
     """Check all rows and write them sorted into the run's folder; return their number."""
-    return sort_catalog(inputs.catalog, run.catalog, staging)
+    inputs.tally = Tally()
+    return sort_catalog(inputs.catalog, run.catalog, staging, tally=inputs.tally)
 
 
 def plan(
@@ -214,6 +219,8 @@ def plan(
             partition_rows=at_most,
             seconds_per_galaxy=measured.seconds_per_galaxy,
             keep_cutouts=keep,
+            rows_read=inputs.tally.read,
+            lost=inputs.tally.lost,
         ),
         draft=settings.plan_only,
     )

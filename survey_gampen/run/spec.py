@@ -34,6 +34,10 @@ class PlanFacts:
         Measured at planning on one worker of that kind; 0 where nothing was measured.
     keep_cutouts : bool
         Whether cutouts stay after publication.
+    rows_read : int
+        Rows of the catalogue that were looked at; 0 in runs planned before this was noted.
+    lost : dict of str to int
+        Rows that each cut of ``--select`` lost, in the order of the cuts.
     """
 
     rows: int
@@ -41,6 +45,17 @@ class PlanFacts:
     partition_rows: int
     seconds_per_galaxy: float
     keep_cutouts: bool
+    rows_read: int = 0
+    lost: dict[str, int] = field(default_factory=dict)
+
+
+def cut_lines(read: int, lost: Mapping[str, int], left: int) -> list[str]:
+    """What each cut lost, line by line; nothing where nothing was selected."""
+    if not lost:
+        return []
+    width = len(f"{read}")
+    lines = [f"{count:>{width}} lost by {name}" for name, count in lost.items()]
+    return [f"{read} rows read", *lines, f"{left:>{width}} rows left"]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from survey_gampen.run.claim import holder_of
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.plan import read_plan
 from survey_gampen.run.progress import duration
-from survey_gampen.run.spec import RunSpec, read_spec
+from survey_gampen.run.spec import RunSpec, cut_lines, read_spec
 
 #: The rate is that of the last so many seconds before the newest publication.
 RATE_SECONDS = 1800.0
@@ -61,7 +61,7 @@ def status(run: RunDir) -> dict[str, Any]:
         ``state`` (submitted, planning, running, stopped, complete, finished with quarantine),
         ``client``, ``partitions`` and ``galaxies`` (planned, cut, published, quarantined), ``rate``
         (galaxies/s), ``drivers`` (what submitted clients noted, line by line), ``quarantined``
-        (a list of notes).
+        (a list of notes), ``cuts`` (rows read, lost by each cut of ``--select``, left).
     """
     alive = holder_of(run)
     client = str(alive[0]) if alive else None
@@ -101,6 +101,7 @@ def status(run: RunDir) -> dict[str, Any]:
             "quarantined": work.quarantined_rows,
         },
         "rate": _rate(run, spec),
+        "cuts": {"read": spec.plan.rows_read, "lost": spec.plan.lost, "left": spec.plan.rows},
         "drivers": drivers,
         "quarantined": [{k: v for k, v in n.items() if k != "traceback"} for n in notes],
     }
@@ -141,6 +142,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
         left = galaxies["planned"] - galaxies["published"] - galaxies["quarantined"]
         rest = f", {duration(left / report['rate'])} left" if left and client else ""
         lines.append(f"{report['rate']:.3g} galaxies/s{rest}")
+    lines += cut_lines(**report["cuts"])
     for note in report["quarantined"]:
         lines.append(
             f"quarantined {note['partition']} ({note['rows']} galaxies, failed at: {note['stage']},"

@@ -9,7 +9,7 @@ from rich.console import Console
 from survey_gampen.run import quarantine, space, todo
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.progress import duration, size
-from survey_gampen.run.spec import RunSpec
+from survey_gampen.run.spec import RunSpec, cut_lines
 
 _OUT = Console(highlight=False, markup=False, soft_wrap=True)
 
@@ -32,6 +32,8 @@ def tell_plan(spec: RunSpec, workers: int) -> None:
     fate = "" if facts.keep_cutouts else " in all, dropped as they are used"
     seconds = facts.rows * facts.seconds_per_galaxy / max(1, workers)
     draws = 6 * spec.settings.passes * facts.rows if spec.settings.keep_samples else 0
+    for line in cut_lines(facts.rows_read, facts.lost, facts.rows):
+        say(line)
     say(f"rows: {facts.rows}")
     say(f"partitions: {facts.partitions} of at most {facts.partition_rows} rows")
     say(f"cutouts: {size(cutouts)}{fate}")

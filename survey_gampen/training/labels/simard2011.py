@@ -133,7 +133,8 @@ def main(
     if not (math.isfinite(max_sep) and 0.0 < max_sep <= 60.0):
         raise InputError(f"--max-sep {max_sep:g}: give arcsec above 0, at most 60")
     refuse_other(out, (file, catalog))
-    rows = open_catalog(catalog, load_survey(survey).columns, select=select)
+    profile = load_survey(survey)
+    rows = open_catalog(catalog, profile.columns, select=select, cuts=profile.cuts_in("g"))
     simard, objid = read_simard(file)
     pairs = crossmatch.match(rows, simard["ra"], simard["dec"], max_sep)
     if not len(pairs):
