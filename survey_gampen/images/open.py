@@ -11,6 +11,7 @@ from survey_gampen.images import footprints
 from survey_gampen.images.base import ImageSource
 from survey_gampen.images.gampen import GampenSource, is_gampen_folder
 from survey_gampen.images.tiles import TileSource
+from survey_gampen.storage import at
 from survey_gampen.survey import Survey
 
 
@@ -58,6 +59,6 @@ def open_images(
             return GampenSource(folder, survey, band, model_pixel_scale, variance=variance)
     if survey.layout == "gampen":
         raise InputError(f"{spec}: profile {survey.name} wants a folder with info.csv and cutouts/")
-    cache = Path(cache_dir).absolute() if cache_dir else None
+    cache = at(cache_dir) if cache_dir else None
     root, files, index = footprints.open_index(spec, cache, frozen)
     return TileSource(root, files, index, survey, band, model_pixel_scale, variance=variance)
