@@ -52,6 +52,7 @@ OUTSIDE_ERRNOS = frozenset(
         errno.ENXIO,
         errno.ESHUTDOWN,
         errno.ETIMEDOUT,
+        errno.EBUSY,
     }
 )
 #: What a file system answers to link() when it has no hard links.
@@ -63,8 +64,8 @@ _OUTSIDE_WORDS = tuple(
     os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE)
 )
 
-#: Whose errors are of the way to an object store: no answer, or that it can't serve now. What it
-#: says of one object (not there, not allowed) comes as an OSError.
+#: Whose errors are of the way to an object store. What the store itself says (not there, not
+#: allowed, too busy) comes as an OSError made of a ClientError.
 _NETWORK_LIBRARIES = frozenset({"aiobotocore", "aiohttp", "botocore"})
 
 
@@ -88,7 +89,9 @@ def outside_fault(error: BaseException, where: Path | str | None = None) -> Outs
             return link
         words = str(link)
         code = link.errno if isinstance(link, OSError) else None
-        if type(link).__module__.partition(".")[0] in _NETWORK_LIBRARIES:
+        kinds = {kind.__name__ for kind in type(link).__mro__}
+        library = type(link).__module__.partition(".")[0]
+        if library in _NETWORK_LIBRARIES and "ClientError" not in kinds:
             reason = " ".join(words.split())[:200] or type(link).__name__
             return OutsideFault(f"{where or 'the output'}: {reason}; run the same command again")
         if code in OUTSIDE_ERRNOS or any(phrase in words for phrase in _OUTSIDE_WORDS):

@@ -209,5 +209,5 @@ def names_in(path: Path) -> list[str]:
     """Names of what is in a folder; none where it is missing."""
     try:
         return [entry.name for entry in path.iterdir()]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # the second is what stores say
         return []

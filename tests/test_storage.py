@@ -18,7 +18,7 @@ import zarr
 from smallrun import Sky, call, environment, leaves, rows, verb, wait_for
 
 from survey_gampen import commit, storage
-from survey_gampen.errors import InputError, OutsideFault
+from survey_gampen.errors import InputError, Interrupted, OutsideFault
 from survey_gampen.posterior.samples import read_samples
 from survey_gampen.run.claim import Claim, holder_of, myself
 from survey_gampen.run.layout import RunDir
@@ -126,8 +126,10 @@ def test_a_client_that_is_silent_is_followed_and_notices(place: Path) -> None:
         Claim(run).__enter__()
     with Claim(run, beat=0.05, stale=-1.0) as late:
         assert late.token == "000002"
-        with Claim(run, beat=60, stale=-1.0) as later:
-            assert later.token == "000003" or late.token == "000002"
+        storage.create(run.claims / "000003.json", json.dumps(asdict(elsewhere)).encode())
+        assert late.lost.wait(20)
+        with pytest.raises(Interrupted, match="taken over"):
+            late.check()
 
 
 def test_a_store_without_the_condition_is_refused(

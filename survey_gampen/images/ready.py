@@ -90,7 +90,7 @@ class ReadySource:
         self._variance = group.get("variance") if self.variance else None
         self._place = self._band_place(group)
         # Keys of 64 bits in order, and whose they are: 16 bytes a galaxy.
-        keys = _keys(np.asarray(group["object_id"][:]), self.path)
+        keys = _keys(np.asarray(group["object_id"][:]).tolist(), self.path)
         self._order = np.argsort(keys, kind="stable")
         self._keys = keys[self._order]
         twice = np.flatnonzero(self._keys[1:] == self._keys[:-1])
@@ -161,7 +161,7 @@ class ReadySource:
         """Cut out galaxies by name; see :meth:`ImageSource.cutouts`."""
         if object_id is None:
             raise InputError(f"{self.path}: galaxies are found by object_id here, none given")
-        wanted = _keys(np.asarray(list(object_id)), self.path)
+        wanted = _keys(list(object_id), self.path)
         place = np.minimum(np.searchsorted(self._keys, wanted), max(len(self._keys) - 1, 0))
         there = self._keys[place] == wanted if len(self._keys) else np.zeros(len(wanted), bool)
         absent = np.flatnonzero(~there)
@@ -223,13 +223,14 @@ class ReadySource:
         """Nothing stays open."""
 
 
-def _keys(object_id: NDArray[Any], path: Path) -> NDArray[np.uint64]:
-    """The 64-bit keys of names."""
-    names = object_id if object_id.dtype.kind in "iu" else [str(name) for name in object_id]
-    try:
-        return id_key(pa.array(names))
-    except (TypeError, pa.ArrowException) as error:
-        raise InputError(f"{path}: its object_id is no integer or text ({error})") from None
+def _keys(names: Sequence[Any], path: Path) -> NDArray[np.uint64]:
+    """The 64-bit keys of names, see :func:`id_key`."""
+    if all(isinstance(name, int) for name in names):
+        # Neither numpy nor Arrow has a type for 2^64 - 1 beside -1.
+        return np.fromiter((name & (2**64 - 1) for name in names), np.uint64, len(names))
+    if not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path}: object_id must be whole numbers or text")
+    return id_key(pa.array(names, pa.string()))
 
 
 def _box(
