@@ -56,7 +56,8 @@ def run(crew: DaskCrew, n: int) -> tuple[float, float, float]:
 
     spec: Any = SimpleNamespace(engine={"batch": 8}, plan=SimpleNamespace(partitions=n))
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        attempts = stack.enter_context(Attempts(Path(folder) / "attempts.log"))
+        log = Path(folder) / "attempts.log"
+        attempts = stack.enter_context(Attempts(log, log))
         meter = Meter(10 * n, 0, Console(file=io.StringIO()))
         flow = conductor.Conductor(
             RunDir(Path(folder)), spec, f"{n:06d}", crew, meter, 3, lambda: None, attempts

@@ -272,7 +272,7 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _add_out(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("out", type=Path, metavar="OUT", help="folder of the run")
+    verb.add_argument("out", metavar="OUT", help="folder of the run")
 
 
 def _comma_list(text: str) -> list[str]:

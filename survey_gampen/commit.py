@@ -8,6 +8,10 @@ in one step that the file system makes atomic:
 * :func:`publish_dir` with a rename, which fails when the folder is there and holds something;
 * :func:`replace` with a rename over the old file, for index files that are made again.
 
+Where the output is an object store (:mod:`survey_gampen.storage`), a file is staged and read back
+on this machine, and the step is a PUT, conditional on a free name for :func:`publish`. A folder is
+put file by file, its own files last, so it must be one that says itself whether it is whole.
+
 A process killed at any moment leaves at worst a staged file; who owns the folder removes that.
 """
 
@@ -23,6 +27,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from survey_gampen import storage
 from survey_gampen.errors import GampenError, OutsideFault
 
 Writer = Callable[[Path], None]
@@ -47,6 +52,7 @@ OUTSIDE_ERRNOS = frozenset(
         errno.ENXIO,
         errno.ESHUTDOWN,
         errno.ETIMEDOUT,
+        errno.EBUSY,
     }
 )
 #: What a file system answers to link() when it has no hard links.
@@ -57,6 +63,10 @@ _NO_HARD_LINKS = frozenset(
 _OUTSIDE_WORDS = tuple(
     os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE)
 )
+
+#: Whose errors are of the way to an object store. What the store itself says (not there, not
+#: allowed, too busy) comes as an OSError made of a ClientError.
+_NETWORK_LIBRARIES = frozenset({"aiobotocore", "aiohttp", "botocore"})
 
 
 def outside_fault(error: BaseException, where: Path | str | None = None) -> OutsideFault | None:
@@ -79,6 +89,11 @@ def outside_fault(error: BaseException, where: Path | str | None = None) -> Outs
             return link
         words = str(link)
         code = link.errno if isinstance(link, OSError) else None
+        kinds = {kind.__name__ for kind in type(link).__mro__}
+        library = type(link).__module__.partition(".")[0]
+        if library in _NETWORK_LIBRARIES and "ClientError" not in kinds:
+            reason = " ".join(words.split())[:200] or type(link).__name__
+            return OutsideFault(f"{where or 'the output'}: {reason}; run the same command again")
         if code in OUTSIDE_ERRNOS or any(phrase in words for phrase in _OUTSIDE_WORDS):
             reason = os.strerror(code) if code is not None else " ".join(words.split())
             path = getattr(link, "filename", None) or where or "the output"
@@ -114,7 +129,8 @@ def publish(final: Path, write: Writer, check: Checker, staging: Path) -> bool:
         Reads the file at the path it is given, from the disk, and raises when it is not what
         was written.
     staging : Path
-        Folder on the file system of `final`; made when missing.
+        Folder on the file system of `final`, on this machine for an object store; made when
+        missing.
 
     Returns
     -------
@@ -132,6 +148,8 @@ def publish(final: Path, write: Writer, check: Checker, staging: Path) -> bool:
         write(staged)
         _sync(staged, drop_cache=True)
         _read_back(staged, check, final)
+        if storage.is_remote(final):
+            return storage.put_new(staged, final)
         _make_folder(final.parent)
         won = _link(staged, final)
         _sync(final.parent)
@@ -157,6 +175,9 @@ def publish_dir(final: Path, write: Writer, staging: Path) -> bool:
         return False
     with outside_faults(final), _staged(final, staging) as staged:
         write(staged)
+        if storage.is_remote(final):
+            storage.put_folder(staged, final)
+            return True
         for folder, _, files in os.walk(staged, topdown=False):
             for name in files:
                 _sync(Path(folder, name))
@@ -188,6 +209,9 @@ def replace(final: Path, write: Writer, staging: Path, check: Checker | None = N
         _sync(staged, drop_cache=check is not None)
         if check is not None:
             _read_back(staged, check, final)
+        if storage.is_remote(final):
+            storage.put(staged, final)
+            return
         _make_folder(final.parent)
         os.replace(staged, final)
         _sync(final.parent)
@@ -204,7 +228,8 @@ def remove(path: Path) -> None:
     with outside_faults(path):
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
-        _sync(path.parent)
+        if not storage.is_remote(path):
+            _sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -278,6 +303,8 @@ def _rename_no_replace(staged: Path, final: Path) -> bool:
 
 
 def _holds_something(folder: Path) -> bool:
+    if storage.is_remote(folder):
+        return folder.exists()
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         return any(True for _ in entries)
     return False

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
+from objectstore import serving
 from slurmdev import Slurm
 from smallrun import Sky, call
 
@@ -78,6 +79,13 @@ def calm(sky: Sky, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = call(sky.command(out, "--keep-samples"))
     assert done.returncode == 0, done.stderr
     return out
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """The address of a bucket of an object store on this machine."""
+    with serving() as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import torch
 from skytiles import blob, noise, sky_wcs, write_tile
 
+from survey_gampen import parquet
 from survey_gampen.model.checkpoint import save_checkpoint
 from survey_gampen.model.network import Gampen
 from survey_gampen.model.presets import Architecture
@@ -107,8 +108,9 @@ def verb(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedPro
 
 def rows(out: Path) -> pa.Table:
     """All published rows in order of object_id, without the footers."""
-    files = sorted((out / "posteriors" / "dataset").glob("Norder=*/Dir=*/Npix=*.parquet"))
-    table = pa.concat_tables([pq.ParquetFile(file).read() for file in files])
+    dataset = out / "posteriors" / "dataset"
+    files = sorted(dataset.glob("Norder=*/Dir=*/Npix=*.parquet"), key=str)
+    table = pa.concat_tables([parquet.open_file(file).read() for file in files])
     return table.sort_by("object_id").replace_schema_metadata(None)
 
 
@@ -120,7 +122,8 @@ def status(out: Path) -> dict:
 def leaves(out: Path) -> dict[str, bytes]:
     """Names and bytes of the published files."""
     root = out / "posteriors" / "dataset"
-    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("Npix=*.parquet"))}
+    files = root.glob("Norder=*/Dir=*/Npix=*.parquet")
+    return {str(p).removeprefix(str(root)): p.read_bytes() for p in files}
 
 
 def wait_for(

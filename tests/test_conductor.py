@@ -85,7 +85,7 @@ def conduct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Crew],
 
     def go(crew: Crew) -> int:
         monkeypatch.setattr(conducting, "is_cut", lambda run, spec, p: p.name in crew.cut)
-        notes = Attempts(tmp_path / "attempts.log")
+        notes = Attempts(tmp_path / "attempts.log", tmp_path / "attempts.log")
         meter = Meter(120, 0, Console(file=io.StringIO()))
         flow = Conductor(run, spec, "000001", crew, meter, 3, lambda: None, notes)
         return flow.go((Job(p) for p in PLAN), 0, 0, 0)

@@ -20,9 +20,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from survey_gampen import commit
+from survey_gampen import commit, parquet
 from survey_gampen.catalog.hats_out import (
     FINEST,
     HasPixel,
@@ -83,7 +82,7 @@ def compact(out: Path, staging: Path, *, smallest: int = SMALLEST, largest: int 
     groups = list(_groups(_Plan(plan, leaves), leaves, smallest, largest))
     for count, (target, members) in enumerate(groups, start=1):
         files = [leaf_path(posteriors, *member) for member in members]
-        rows = sum(pq.read_metadata(file).num_rows for file in files)
+        rows = sum(parquet.read_metadata(file).num_rows for file in files)
         commit.publish(
             leaf_path(posteriors, *target),
             partial(write_merged, files=files, pixels=members),
@@ -148,7 +147,7 @@ class _Plan:
     """The plan as arrays in order of position, to ask what lies inside a pixel."""
 
     def __init__(self, path: Path, leaves: PublishedSet) -> None:
-        table = pq.read_table(path, columns=["norder", "npix", "rows"])
+        table = parquet.read_table(path, columns=["norder", "npix", "rows"])
         norder, npix = table["norder"].to_numpy().astype(np.int64), table["npix"].to_numpy()
         pixels = map(Pixel, norder.tolist(), npix.tolist())
         done = np.fromiter((leaves.covers(pixel) for pixel in pixels), dtype=np.int64)

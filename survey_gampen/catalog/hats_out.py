@@ -27,7 +27,8 @@ from hats.pixel_math.spatial_index import SPATIAL_INDEX_COLUMN
 from numpy.typing import NDArray
 from upath import UPath
 
-from survey_gampen import commit
+from survey_gampen import commit, parquet
+from survey_gampen.storage import is_remote
 
 #: Order of the _healpix_29 index.
 FINEST = 29
@@ -54,7 +55,14 @@ class HasPixel(Protocol):
 
 def leaf_path(posteriors_dir: Path, norder: int, npix: int) -> Path:
     """Where the leaf of a HEALPix pixel stands."""
-    return Path(paths.pixel_catalog_file(posteriors_dir, HealpixPixel(norder, npix)).path)
+    found = paths.pixel_catalog_file(UPath(posteriors_dir), HealpixPixel(norder, npix))
+    return _like(posteriors_dir, found)
+
+
+def _like(posteriors_dir: Path, found: UPath) -> Path:
+    """What hats names, as the kind of path that the catalogue's root is."""
+    place: Path = found if is_remote(posteriors_dir) else Path(found.path)
+    return place
 
 
 def leaf_pixels(posteriors_dir: Path) -> Iterator[Pixel]:
@@ -167,11 +175,11 @@ def write_index(
     leaves = published(posteriors_dir)
     counts = np.fromiter(_counts(posteriors_dir, leaves), np.int64)
     if counts.size:
-        schema = pq.read_schema(leaf_path(posteriors_dir, *next(iter(leaves))))
+        schema = parquet.read_schema(leaf_path(posteriors_dir, *next(iter(leaves))))
     if schema is not None:
         kept = schema.remove_metadata()
         commit.replace(
-            Path(paths.get_common_metadata_pointer(posteriors_dir).path),
+            _like(posteriors_dir, paths.get_common_metadata_pointer(posteriors_dir)),
             lambda staged: pq.write_metadata(kept, staged),
             staging,
         )
@@ -187,14 +195,14 @@ def _counts(posteriors_dir: Path, leaves: Iterable[Pixel]) -> Iterator[int]:
     with ThreadPoolExecutor(8) as pool:
         while some := list(islice(pixels, _AT_ONCE)):
             files = (leaf_path(posteriors_dir, *pixel) for pixel in some)
-            yield from pool.map(lambda file: pq.read_metadata(file).num_rows, files)
+            yield from pool.map(lambda file: parquet.read_metadata(file).num_rows, files)
 
 
 def write_partition_info(posteriors_dir: Path, leaves: Iterable[Pixel], staging: Path) -> None:
     """Replace ``partition_info.csv``, which decides what readers see."""
     lines = chain(["Norder,Npix\n"], (f"{norder},{npix}\n" for norder, npix in leaves))
     commit.replace(
-        Path(paths.get_partition_info_pointer(posteriors_dir).path),
+        _like(posteriors_dir, paths.get_partition_info_pointer(posteriors_dir)),
         lambda staged: _write_lines(staged, lines),
         staging,
     )

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from hats.pixel_math.spatial_index import SPATIAL_INDEX_COLUMN
 
+from survey_gampen import parquet
 from survey_gampen.catalog.hats_out import Pixel, span
 from survey_gampen.catalog.leaves import ROWS_AT_ONCE, WRITING
 
@@ -57,7 +58,7 @@ def write_merged(staged: Path, files: Sequence[Path], pixels: Sequence[Pixel]) -
     """
     parts: list[Part] = []
     for file, pixel in zip(files, pixels, strict=True):
-        rows = pq.read_metadata(file).num_rows
+        rows = parquet.read_metadata(file).num_rows
         parts += read_parts(file) or [Part(pixel.norder, pixel.npix, rows, _footer(file))]
     first = parts[0].footer
     common = {
@@ -69,10 +70,10 @@ def write_merged(staged: Path, files: Sequence[Path], pixels: Sequence[Pixel]) -
     for part in listed:
         part["footer"] = {k: v for k, v in part["footer"].items() if k not in common}
     metadata = {**common, PARTS_KEY: json.dumps(listed, sort_keys=True)}
-    schema = pq.read_schema(files[0]).with_metadata(metadata)
+    schema = parquet.read_schema(files[0]).with_metadata(metadata)
     with pq.ParquetWriter(staged, schema, **WRITING) as writer:
         for file in files:
-            with pq.ParquetFile(file, pre_buffer=False) as source:
+            with parquet.open_file(file) as source:
                 for batch in source.iter_batches(ROWS_AT_ONCE):
                     writer.write_batch(batch)
 
@@ -80,7 +81,7 @@ def write_merged(staged: Path, files: Sequence[Path], pixels: Sequence[Pixel]) -
 def write_part(staged: Path, merged: Path, part: Part) -> None:
     """Write the rows of one part of a merged leaf as the leaf that it was."""
     low, high = span(part)
-    with pq.ParquetFile(merged, pre_buffer=False) as source:
+    with parquet.open_file(merged) as source:
         schema = source.schema_arrow.with_metadata(part.footer)
         with pq.ParquetWriter(staged, schema, **WRITING) as writer:
             for batch in source.iter_batches(ROWS_AT_ONCE):
@@ -90,5 +91,5 @@ def write_part(staged: Path, merged: Path, part: Part) -> None:
 
 
 def _footer(file: Path) -> dict[str, str]:
-    metadata = pq.read_schema(file).metadata or {}
+    metadata = parquet.read_schema(file).metadata or {}
     return {key.decode(): value.decode() for key, value in metadata.items()}

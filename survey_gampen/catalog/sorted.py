@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hats.pixel_math.spatial_index import SPATIAL_INDEX_COLUMN, healpix_to_spatial_index
 
+from survey_gampen import parquet
+
 _FILE_ROWS = 4 << 20
 _GROUP_ROWS = 1 << 15
 
@@ -64,7 +66,7 @@ def _regroup(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
 
 def sorted_schema(catalog_dir: Path) -> pa.Schema:
     """Schema of the sorted catalogue: _healpix_29, object_id, ra, dec, extras."""
-    schema: pa.Schema = pq.read_schema(_files(catalog_dir)[0])
+    schema: pa.Schema = parquet.read_schema(_files(catalog_dir)[0])
     return schema.remove_metadata()
 
 
@@ -98,7 +100,7 @@ def iter_rows(
     low = int(healpix_to_spatial_index(norder, npix))
     high = low + 4 ** (29 - norder)
     for path in _files_of(catalog_dir, low, high):
-        with pq.ParquetFile(path, pre_buffer=False) as file:
+        with parquet.open_file(path) as file:
             for batch in file.iter_batches(rows, _groups_of(file, low, high), columns):
                 index = batch[SPATIAL_INDEX_COLUMN].to_numpy()
                 start, end = np.searchsorted(index, [low, high])
@@ -137,7 +139,7 @@ class Cursor:
 def iter_index(catalog_dir: Path, rows: int = 1 << 20) -> Iterator[np.ndarray]:
     """The _healpix_29 column of the whole catalogue, in order, a bounded piece at a time."""
     for path in _files(catalog_dir):
-        with pq.ParquetFile(path, pre_buffer=False) as file:
+        with parquet.open_file(path) as file:
             for batch in file.iter_batches(rows, columns=[SPATIAL_INDEX_COLUMN]):
                 yield batch[SPATIAL_INDEX_COLUMN].to_numpy()
 

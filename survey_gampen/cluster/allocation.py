@@ -32,6 +32,7 @@ from survey_gampen.cluster.profile import Profile
 from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.run.claim import holder_of
 from survey_gampen.run.layout import RunDir
+from survey_gampen.storage import at
 
 _CLIENT = 1
 #: Until the others of a step are there, and until a client that shows no sign of life counts as
@@ -61,7 +62,7 @@ def step_aside(profile: Profile, out: Path) -> None:
     """
     if profile.kind != "allocation":
         return
-    run = RunDir(out.absolute())
+    run = RunDir(at(out))
     if not is_client():
         _serve(profile, run)
     atexit.register(_dismiss, _place(run))
@@ -104,7 +105,7 @@ def _serve(profile: Profile, run: RunDir) -> NoReturn:
 @contextlib.contextmanager
 def connected(out: Path) -> Iterator[Client]:
     """Be the client: yield the connection to the scheduler, and end all on leaving."""
-    place = _place(RunDir(out.absolute()))
+    place = _place(RunDir(at(out)))
     security = _security(place)
     for prefix in (_PREFIX, f".{_PREFIX}"):  # the claim is ours: others here are of killed steps
         certificates.sweep(place.parent, prefix, but=place)

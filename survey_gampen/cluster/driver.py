@@ -101,7 +101,7 @@ def check(profile: Profile, run: RunDir) -> None:
             f"a driver can't be submitted with a profile of kind {profile.kind}: choose one of"
             f" {', '.join(can)}, or type run where jobs are submitted"
         )
-    check_path(run.root)
+    check_path(run.home)
     command = SUBMIT[profile.kind].split()[0]
     if not shutil.which(command):
         raise InputError(

@@ -23,6 +23,7 @@ from survey_gampen.cluster.profile import Profile
 from survey_gampen.cluster.worker import REFUSED
 from survey_gampen.errors import OutsideFault
 from survey_gampen.run.layout import RunDir
+from survey_gampen.storage import at
 
 _DASK = {
     # The runner counts the losses of a partition itself, with all else that goes wrong.
@@ -173,7 +174,7 @@ def start(
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message="Port .* is already in use")
         stack.enter_context(dask.config.set(_DASK | local.worker_settings(profile)))
-        out = (folder or Path.cwd()).absolute()
+        out = at(folder or Path.cwd())
         if profile.kind == "allocation":
             from survey_gampen.cluster import allocation
 
@@ -207,7 +208,7 @@ def _of_jobs(profile: Profile, run: RunDir, say: Callable[[str], None]) -> Itera
     certificates.check_path(run.job_logs)
     run.job_logs.mkdir(parents=True, exist_ok=True)
     shared = Path(profile.batch.shared) if profile.batch.shared else run.cluster
-    with certificates.on_disk(shared, owner=run.root) as security:
+    with certificates.on_disk(shared, owner=run.home) as security:
         options = local.scheduler(profile, security, host=None)
         cluster = SpecCluster(
             scheduler=options, workers={}, security=security, silence_logs=logging.CRITICAL

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from astropy.io import fits
 
-from survey_gampen import commit
+from survey_gampen import commit, parquet, storage
 from survey_gampen.errors import GampenError, OutsideFault
 from survey_gampen.images.grid import Grid, celestial_text, quiet
 from survey_gampen.images.listing import FileFacts, find_files
@@ -110,8 +110,9 @@ def open_index(
     if cache is not None:
         tags = {"index_version": _INDEX_VERSION, "root": str(root)}
         tagged = index.replace_schema_metadata(tags)
+        staging = storage.scratch(cache) if storage.is_remote(cache) else cache.parent
         commit.replace(
-            cache, lambda path: pq.write_table(tagged, path, compression="zstd"), cache.parent
+            cache, lambda path: pq.write_table(tagged, path, compression="zstd"), staging
         )
     return root, files, index
 
@@ -140,7 +141,7 @@ def _cache_file(spec: str | os.PathLike[str] | Sequence[str], cache_dir: Path) -
 
 def _read_cache(cache: Path) -> pa.Table | None:
     try:
-        table = pq.read_table(cache)
+        table = parquet.read_table(cache)
     except (OSError, pa.ArrowException):
         return None  # not there, or broken: a cache is only ever made again
     version = (table.schema.metadata or {}).get(b"index_version", b"").decode()

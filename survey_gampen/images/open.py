@@ -10,7 +10,9 @@ from survey_gampen.errors import InputError
 from survey_gampen.images import footprints
 from survey_gampen.images.base import ImageSource
 from survey_gampen.images.gampen import GampenSource, is_gampen_folder
+from survey_gampen.images.ready import ReadySource, is_zarr
 from survey_gampen.images.tiles import TileSource
+from survey_gampen.storage import at
 from survey_gampen.survey import Survey
 
 
@@ -30,7 +32,8 @@ def open_images(
     ----------
     spec : str, path or list of them
         A folder with ``info.csv`` and ``cutouts/`` is of GaMPEN's layout, and so is any folder
-        under a profile that says so; all else are tiles.
+        under a profile that says so; a Zarr group holds cutouts that are ready; all else are
+        tiles.
     survey : Survey
         The profile.
     band : str, optional
@@ -56,8 +59,10 @@ def open_images(
         folder = Path(spec).expanduser().absolute()
         if is_gampen_folder(folder) or (survey.layout == "gampen" and folder.is_dir()):
             return GampenSource(folder, survey, band, model_pixel_scale, variance=variance)
+        if str(spec).rstrip("/").endswith(".zarr") or (folder.is_dir() and is_zarr(folder)):
+            return ReadySource(at(spec), survey, band, model_pixel_scale, variance=variance)
     if survey.layout == "gampen":
         raise InputError(f"{spec}: profile {survey.name} wants a folder with info.csv and cutouts/")
-    cache = Path(cache_dir).absolute() if cache_dir else None
+    cache = at(cache_dir) if cache_dir else None
     root, files, index = footprints.open_index(spec, cache, frozen)
     return TileSource(root, files, index, survey, band, model_pixel_scale, variance=variance)

@@ -30,6 +30,7 @@ from survey_gampen import commit
 from survey_gampen.images.base import Cutouts, ImageSource
 from survey_gampen.quiet import quiet_zarr
 from survey_gampen.stages import Stages
+from survey_gampen.storage import zarr_store
 
 #: Chunks in a shard: 4 chunks of 64 galaxies are one file of 58 MB before compression, which is
 #: also what a writer holds in memory.
@@ -109,7 +110,7 @@ def is_complete(path: Path, **attributes: Any) -> bool:
     """Whether the cutouts of a partition are there, whole, and have these attributes."""
     try:
         with commit.outside_faults(path):
-            found = zarr.open_group(path, mode="r").attrs
+            found = zarr.open_group(zarr_store(path), mode="r").attrs
         return all(found.get(k) == v for k, v in {**attributes, "complete": True}.items())
     except (FileNotFoundError, KeyError, ValueError):
         return False
@@ -127,7 +128,7 @@ def open_cutouts(path: Path) -> CutoutStore:
         raise FileNotFoundError(f"{path}: no complete cutouts there")
     quiet_zarr()
     with commit.outside_faults(path):
-        group: Any = zarr.open_group(path, mode="r")
+        group: Any = zarr.open_group(zarr_store(path), mode="r")
         columns = {name: np.asarray(group[name][:]) for name in _DESCRIPTIONS}
     if columns["object_id"].dtype.kind not in "iu":
         columns["object_id"] = columns["object_id"].astype(object)

@@ -26,6 +26,7 @@ from zarr.codecs import BloscCodec
 from survey_gampen.model.targets import PARAMETERS, Targets
 from survey_gampen.posterior.engine import Draws
 from survey_gampen.quiet import quiet_zarr
+from survey_gampen.storage import zarr_store
 
 FORMAT = "survey-gampen samples 1"
 #: Galaxies in a chunk and chunks in a shard: 0.4 MB and 12 MB at 1000 passes. One writer holds
@@ -152,7 +153,7 @@ class SampleWriter:
 def fingerprint_of(folder: Path) -> str | None:
     """The run that a published group belongs to; None where there is no whole group."""
     try:
-        attributes = zarr.open_group(folder, mode="r").attrs
+        attributes = zarr.open_group(zarr_store(folder), mode="r").attrs
     except (FileNotFoundError, KeyError, ValueError):
         return None
     return str(attributes["fingerprint"]) if attributes.get("complete") else None
@@ -176,7 +177,7 @@ def read_samples(
     physical : ndarray, (n, passes, 3)
         B/T, R_e [arcsec], flux [nJy].
     """
-    group: Any = zarr.open_group(folder, mode="r")
+    group: Any = zarr.open_group(zarr_store(folder), mode="r")
     targets = Targets.from_dict(group.attrs["targets"])
     scaled = torch.from_numpy(group["scaled"][rows, passes].astype(np.float32))
     quiet_zarr()

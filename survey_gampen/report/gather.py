@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from survey_gampen import parquet
 from survey_gampen.catalog.hats_out import leaf_path, published
 from survey_gampen.catalog.leaves import ROWS_AT_ONCE
 from survey_gampen.images.status import Status
@@ -147,7 +147,7 @@ def gather(run: RunDir) -> Gathered:
 
 def _batches(path: Path, found: Gathered) -> Iterator[pa.Table]:
     when = path.stat().st_mtime
-    with pq.ParquetFile(path, pre_buffer=False) as file:
+    with parquet.open_file(path) as file:
         said = file.schema_arrow.metadata or {}
         facts = ("version", "device", "precision", "batch")
         keys = [f"{PREFIX}{fact}".encode() for fact in facts]

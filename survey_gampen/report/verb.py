@@ -22,6 +22,7 @@ from survey_gampen.run.leaf import read_footer
 from survey_gampen.run.plan import Partition, read_plan
 from survey_gampen.run.spec import RunSpec, read_spec
 from survey_gampen.run.status import status
+from survey_gampen.storage import at, is_remote
 
 NAME = "report.html"
 
@@ -48,17 +49,17 @@ def main(out: str | Path, file: str | Path | None = None) -> int:
     OutsideFault
         The disk is full.
     """
-    run = RunDir(Path(out).absolute())
-    final = Path(file).absolute() if file else run.root / NAME
+    run = RunDir(at(out))
+    final = at(file) if file else run.root / NAME
     report = status(run)
     if "galaxies" not in report:
         raise InputError(f"{run.root} is being planned by {report['client']}: wait for the plan")
     spec = read_spec(run)
     _check_place(run, final)
     text = render(run, spec, report)
-    own = final.parent.resolve() == run.root.resolve()
     # Elsewhere no folder of ours may be left behind: there the page is staged beside its place.
-    staging = run.staging_root if own else final.parent
+    beside = not is_remote(final) and final.parent.resolve() != run.home.resolve()
+    staging = final.parent if beside else run.staging_root
     commit.replace(final, lambda path: _write(path, text), staging)
     print(final)
     return 0
@@ -68,6 +69,8 @@ def _check_place(run: RunDir, final: Path) -> None:
     """Make sure that the page overwrites no result, and is no stray file among them."""
     if final.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"{final}: give --out a name that ends in .html")
+    if is_remote(final):
+        return
     if final.is_dir():
         raise InputError(f"{final} is a folder: give --out a file")
     if not final.parent.is_dir():

@@ -6,6 +6,7 @@ It is for people and for counting; nothing reads it to decide anything.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from datetime import datetime
 from pathlib import Path
@@ -21,10 +22,14 @@ class Attempts:
     Parameters
     ----------
     path : Path
-        Made where it is missing.
+        On this machine; made where it is missing.
+    copy : Path
+        Where it is put at the end, if that is another place: an object store can't append.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, copy: Path) -> None:
+        self._path, self._copy = path, copy
+        path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a", buffering=1)
         self._begun: dict[str, float] = {}
 
@@ -38,6 +43,9 @@ class Attempts:
         trace: TracebackType | None,
     ) -> None:
         self._file.close()
+        if self._copy != self._path:
+            with contextlib.suppress(Exception):  # nothing depends on it
+                self._copy.write_bytes(self._path.read_bytes())
 
     def begins(self, key: str, stage: str, partition: str) -> None:
         """Note that an attempt was given out.

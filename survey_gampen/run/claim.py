@@ -1,14 +1,16 @@
 """One client a run: who holds the folder, how that is seen, how it passes on.
 
 The folder ``.claim/`` holds numbered files. The highest number is the present holder; a client
-becomes the holder by making the next number with ``link(2)``, which only one can do, on NFS as
-well. The holder touches its file every few seconds. A holder that is gone (its process is dead
-on this host, or its file has not been touched for a minute) is followed by the next number, and
-if it was only asleep it finds the higher number and stops.
+becomes the holder by making the next number with ``link(2)``, which only one can do, on NFS as well
+(in an object store by a PUT on condition that the name is free). The holder touches its file every
+few seconds. A holder that is gone (its process is dead on this host, or its file has not been
+touched for a minute) is followed by the next number, and if it was only asleep it finds the higher
+number and stops.
 
-The number also names the client's corner of the staging area. The next holder turns the corners
-of its forerunners into plain files: a worker that outlived its client can stage nothing more,
-so it can publish nothing more, however late it wakes up.
+The number also names the client's corner of the staging area. The next holder turns the corners of
+its forerunners into plain files: a worker that outlived its client can stage nothing more, so it
+can publish nothing more, however late it wakes up. (An object store has no such corners: there a
+late worker can only publish what it was to publish, the same bits, and once.)
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from types import TracebackType
 
 import psutil
 
+from survey_gampen import storage
 from survey_gampen.errors import InputError, Interrupted
 from survey_gampen.run.layout import RunDir
 
@@ -134,7 +137,7 @@ class Claim:
 
     def __enter__(self) -> Claim:
         folder = self._run.claims
-        folder.mkdir(exist_ok=True)
+        storage.make_folder(folder)
         while not self._number:
             last = _last(folder)
             if last:
@@ -193,10 +196,10 @@ class Claim:
         last = time.monotonic()
         while not self._ended.wait(self._beat):
             try:
-                os.utime(path)
+                _beat(path)
                 last = time.monotonic()
                 followed = _last(self._run.claims) > self._number
-            except OSError:
+            except Exception:  # what a store's library raises is no OSError
                 # Others may see no sign of life by now and begin: be gone before they do.
                 followed = time.monotonic() - last > self._stale - 2 * self._beat
             if followed:
@@ -206,7 +209,7 @@ class Claim:
     def _close_old_corners(self) -> None:
         """Put a plain file in the place of each staging folder of the clients before."""
         root = self._run.staging_root
-        root.mkdir(exist_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
         for number in range(max(1, self._number - 1), self._number):
             _close_corner(root, f"{number:06d}")
         for entry in root.iterdir():
@@ -259,7 +262,7 @@ def _name(number: int) -> str:
 
 
 def _numbers(folder: Path) -> list[int]:
-    names = (p.name for p in folder.iterdir())
+    names = storage.names_in(folder)
     return sorted(int(n[:6]) for n in names if n.endswith(".json") and n[:6].isdigit())
 
 
@@ -275,8 +278,11 @@ def _last(folder: Path) -> int:
 
 def _link(folder: Path, number: int, holder: Holder) -> bool:
     """Make the claim file `number`; False where somebody was first."""
+    text = json.dumps(asdict(holder))
+    if storage.is_remote(folder):
+        return storage.create(folder / _name(number), text.encode())
     draft = folder / f"draft-{uuid.uuid4().hex}"
-    draft.write_text(json.dumps(asdict(holder)))
+    draft.write_text(text)
     try:
         os.link(draft, folder / _name(number))
     except FileExistsError:
@@ -287,10 +293,21 @@ def _link(folder: Path, number: int, holder: Holder) -> bool:
     return True
 
 
+def _beat(path: Path) -> None:
+    """Give a sign of life."""
+    if storage.is_remote(path):
+        storage.touch(path)
+    else:
+        os.utime(path)
+
+
 def _write_released(path: Path) -> None:
-    holder = asdict(myself()) | {"released": True}
+    text = json.dumps(asdict(myself()) | {"released": True})
+    if storage.is_remote(path):
+        path.write_text(text)
+        return
     draft = path.with_name(f"draft-{uuid.uuid4().hex}")
-    draft.write_text(json.dumps(holder))
+    draft.write_text(text)
     os.replace(draft, path)
 
 
@@ -305,6 +322,14 @@ def _read(path: Path) -> Holder | None:
 def _age(path: Path) -> float:
     """Return seconds since the last sign of life, by the file system's own clock."""
     probe = path.with_name(f"draft-{uuid.uuid4().hex}")
+    if storage.is_remote(path):
+        try:
+            probe.write_bytes(b"")
+            return float(probe.stat().st_mtime - path.stat().st_mtime)
+        except FileNotFoundError:
+            return float("inf")
+        finally:
+            probe.unlink(missing_ok=True)
     try:
         probe.touch()
         with path.open("rb") as file:  # opening makes NFS ask the server again

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from survey_gampen import commit
+from survey_gampen import commit, storage
 from survey_gampen.errors import InputError
 from survey_gampen.run.claim import Claim
 from survey_gampen.run.layout import RunDir
@@ -23,16 +22,17 @@ def folder(root: Path) -> Iterator[RunDir]:
     InputError
         Where it can't be made or written to, or holds other things than a run.
     """
-    root = root.absolute()
     made: list[Path] = []
     try:
         try:
             with commit.outside_faults(root):
-                _make(root, made)
+                if storage.is_remote(root):
+                    _look(root)
+                else:
+                    _make(root, made)
         except OSError as error:
-            raise InputError(
-                f"{root} can't be used ({error.strerror}): give another --out"
-            ) from None
+            why = error.strerror or error
+            raise InputError(f"{root} can't be used ({why}): give another --out") from None
         yield RunDir(root)
     finally:
         for path in reversed(made):  # only while nothing is in them
@@ -51,10 +51,20 @@ def _make(root: Path, made: list[Path]) -> None:
                 made.append(path)
     if not os.access(root, os.W_OK | os.X_OK):
         raise InputError(f"{root} may not be written to: give another --out")
-    run = RunDir(root)  # jobs that are to work here may have left their mark before the client
-    early = (run.cluster, run.cache)
-    if not run.claims.is_dir() and any(path not in early for path in root.iterdir()):
-        raise InputError(f"{root} holds other things than a run: give an empty or new --out")
+    _refuse_other_things(RunDir(root))
+
+
+def _look(root: Path) -> None:
+    """Look whether a run may be in a place of an object store."""
+    _refuse_other_things(RunDir(root))
+    storage.check_store(root)
+
+
+def _refuse_other_things(run: RunDir) -> None:
+    # Jobs that are to work here may have left their mark before the client.
+    others = set(storage.names_in(run.root)) - {run.cluster.name, run.cache.name}
+    if others and run.claims.name not in others:
+        raise InputError(f"{run.root} holds other things than a run: give an empty or new --out")
 
 
 @contextlib.contextmanager
@@ -80,7 +90,7 @@ def all_or_nothing(run: RunDir, claim: Claim) -> Iterator[None]:
             if not run.driver_script.exists():
                 begun.append(run.job_logs)
             for path in begun:
-                shutil.rmtree(path, ignore_errors=True)
+                storage.remove_tree(path)
             with contextlib.suppress(OSError):  # what others still need there stays
                 run.cluster.rmdir()
 
@@ -89,4 +99,4 @@ def clear_plan(run: RunDir) -> None:
     """Remove a plan, run.toml first: from then on nothing else counts."""
     run.run_toml.unlink(missing_ok=True)
     run.plan.unlink(missing_ok=True)
-    shutil.rmtree(run.catalog, ignore_errors=True)
+    storage.remove_tree(run.catalog)

@@ -8,7 +8,7 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from survey_gampen import commit
+from survey_gampen import commit, storage
 from survey_gampen.images.store import is_complete
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.plan import Partition
@@ -22,6 +22,10 @@ def is_cut(run: RunDir, spec: RunSpec, partition: Partition) -> bool:
 
 def discard(path: Path, staging: Path) -> None:
     """Remove a folder in one step for all who look at it, then for good."""
+    if storage.is_remote(path):
+        with commit.outside_faults(path):
+            storage.remove_tree(path)
+        return
     away = staging / f"away-{uuid.uuid4().hex}"
     with commit.outside_faults(path), suppress(FileNotFoundError):
         staging.mkdir(parents=True, exist_ok=True)

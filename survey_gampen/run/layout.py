@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from survey_gampen import storage
+
 
 @dataclass(frozen=True)
 class RunDir:
@@ -15,10 +17,15 @@ class RunDir:
     Parameters
     ----------
     root : Path
-        The folder itself.
+        The folder itself, also one of an object store.
     """
 
     root: Path
+
+    @property
+    def home(self) -> Path:
+        """Where files are that are no result: the folder itself, unless that is of a store."""
+        return storage.home(self.root) if storage.is_remote(self.root) else self.root
 
     @property
     def run_toml(self) -> Path:
@@ -63,6 +70,8 @@ class RunDir:
     @property
     def staging_root(self) -> Path:
         """Files in the making; nothing here is ever read as a result."""
+        if storage.is_remote(self.root):
+            return storage.scratch(self.root)
         return self.root / ".staging"
 
     @property
@@ -73,7 +82,7 @@ class RunDir:
     @property
     def cluster(self) -> Path:
         """What belongs to jobs of a batch system, certificates while a run lasts among it."""
-        return self.root / ".cluster"
+        return self.home / ".cluster"
 
     @property
     def job_logs(self) -> Path:
@@ -83,7 +92,7 @@ class RunDir:
     @property
     def attempts(self) -> Path:
         """A line for each beginning and end of an attempt at a partition."""
-        return self.root / "attempts.log"
+        return self.home / "attempts.log"
 
     @property
     def driver_script(self) -> Path:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from survey_gampen import parquet
 from survey_gampen.catalog.leaves import ROWS_AT_ONCE, WRITING
 
 PREFIX = "survey_gampen."
@@ -173,7 +174,7 @@ def read_footer(path: Path) -> dict[str, str]:
     pyarrow.ArrowException, OSError
         Where it is no Parquet file.
     """
-    with pq.ParquetFile(path) as file:
+    with parquet.open_file(path) as file:
         said = file.schema_arrow.metadata or {}
         rows = file.metadata.num_rows
     footer = {

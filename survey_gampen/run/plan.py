@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from survey_gampen import commit
+from survey_gampen import commit, parquet
 from survey_gampen.catalog.sorted import iter_index
 from survey_gampen.errors import InputError, OutsideFault
 
@@ -203,7 +203,7 @@ def _in_groups(partitions: Iterable[Partition], size: int) -> Iterator[list[Part
 
 def read_plan(path: Path) -> Iterator[Partition]:
     """The partitions of ``plan.parquet``, in order, read a piece at a time."""
-    with pq.ParquetFile(path, pre_buffer=False) as file:
+    with parquet.open_file(path) as file:
         for batch in file.iter_batches(_ROWS_AT_ONCE):
             columns = (column.to_pylist() for column in batch.columns)
             for values in zip(*columns, strict=True):
@@ -212,7 +212,7 @@ def read_plan(path: Path) -> Iterator[Partition]:
 
 def plan_totals(path: Path) -> PlanTotals:
     """What the plan adds up to, from its footer alone."""
-    return PlanTotals(**json.loads(pq.read_metadata(path).metadata[_TOTALS_KEY]))
+    return PlanTotals(**json.loads(parquet.read_metadata(path).metadata[_TOTALS_KEY]))
 
 
 def fingerprint(parts: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ partitions are given out in conductor.py.
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -39,6 +38,7 @@ from survey_gampen.run.progress import Meter
 from survey_gampen.run.spec import RunSpec, read_spec, write_spec
 from survey_gampen.run.words import say, tell_end, tell_plan, warn
 from survey_gampen.signals import stop_run_in_order
+from survey_gampen.storage import at, remove_tree
 
 
 def run(settings: Settings) -> int:
@@ -61,10 +61,10 @@ def run(settings: Settings) -> int:
         Stopped; the same command goes on (75).
     """
     profile = load_profile(settings.cluster)
-    step_aside(profile, Path(settings.out))
+    step_aside(profile, at(settings.out))
     with (
         stop_run_in_order(),
-        folder(Path(settings.out)) as run_dir,
+        folder(at(settings.out)) as run_dir,
         commit.outside_faults(run_dir.root),
         Claim(run_dir) as claim,
         all_or_nothing(run_dir, claim),
@@ -111,7 +111,7 @@ def submit(settings: Settings, words: Sequence[str]) -> str:
         The batch system can't be reached.
     """
     profile = load_profile(settings.cluster)
-    with folder(Path(settings.out)) as run_dir:
+    with folder(at(settings.out)) as run_dir:
         if holder := holder_of(run_dir):
             raise InputError(f"{run_dir.root} is in use by {holder[0]}; wait until it has finished")
         with commit.outside_faults(run_dir.root):
@@ -124,7 +124,7 @@ def submit(settings: Settings, words: Sequence[str]) -> str:
                 return driver.submit(profile, words, run_dir)
             except BaseException:
                 if not planned:
-                    shutil.rmtree(run_dir.cache, ignore_errors=True)
+                    remove_tree(run_dir.cache)
                 raise
 
 
@@ -147,7 +147,7 @@ def resume(out: str | Path, cluster_name: str | None = None, redo: str | None = 
     int
         As `run`.
     """
-    run_dir = RunDir(Path(out).absolute())
+    run_dir = RunDir(at(out))
     flag = None if redo is None else todo.flag_of(redo)
     spec = read_spec(run_dir)
     profile = load_profile(cluster_name or spec.settings.cluster)
@@ -177,7 +177,7 @@ def resume(out: str | Path, cluster_name: str | None = None, redo: str | None = 
 
 def compact(out: str | Path) -> int:
     """Merge small published files into larger ones; return 0."""
-    run_dir = RunDir(Path(out).absolute())
+    run_dir = RunDir(at(out))
     spec = read_spec(run_dir)
     with stop_run_in_order(), commit.outside_faults(run_dir.root), Claim(run_dir) as claim:
         try:
@@ -216,8 +216,7 @@ def _finish(
             before = 0 if retry else work.quarantined
             window = profile.window * profile.workers
             at_once = window * spec.plan.partition_rows
-            wanted = space.needed(spec, left, left - work.cut_rows, at_once)
-            space.check_space(run_dir.root, wanted, can_drop=spec.plan.keep_cutouts)
+            space.check_run(run_dir, spec, left, left - work.cut_rows, at_once)
             if retry:
                 _drop_suspicious_cutouts(run_dir, claim)
             with workers:
@@ -228,6 +227,7 @@ def _finish(
                 crew = DaskCrew(cluster)
                 crew.expect(INFER, spec.plan.partition_rows * spec.plan.seconds_per_galaxy)
                 meter = workers.enter_context(Meter(work.rows, work.published_rows))
+                log = run_dir.attempts
                 conductor = Conductor(
                     run_dir,
                     spec,
@@ -236,7 +236,7 @@ def _finish(
                     meter,
                     profile.window,
                     claim.check,
-                    workers.enter_context(Attempts(run_dir.attempts)),
+                    workers.enter_context(Attempts(log, run_dir.root / log.name)),
                 )
                 partitions = todo.left(run_dir, skipped, again)
                 jobs = (Job(p, again=p.index in again) for p in partitions)

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from survey_gampen import storage
 from survey_gampen.errors import OutsideFault
+from survey_gampen.run.layout import RunDir
 from survey_gampen.run.progress import size
 from survey_gampen.run.spec import RunSpec
 
@@ -40,6 +42,26 @@ def needed(spec: RunSpec, rows: int, rows_to_cut: int, rows_at_once: int) -> flo
     kept = rows_to_cut if spec.plan.keep_cutouts else min(rows_to_cut, rows_at_once)
     draws = 3 * 2 * spec.settings.passes if spec.settings.keep_samples else 0
     return float(kept * cutout_bytes(spec.size) + rows * (ROW_BYTES + draws))
+
+
+def check_run(run: RunDir, spec: RunSpec, rows: int, rows_to_cut: int, rows_at_once: int) -> None:
+    """Compare what the rest of a run will write with the room there is; see :func:`needed`.
+
+    What an object store has left nobody can say: there it is the cutouts on their way to it, on
+    this machine's disk.
+
+    Raises
+    ------
+    OutsideFault
+        Where it is not enough.
+    """
+    if storage.is_remote(run.root):
+        run.staging_root.mkdir(parents=True, exist_ok=True)
+        on_the_way = min(rows_to_cut, rows_at_once) * float(cutout_bytes(spec.size))
+        check_space(run.staging_root, on_the_way, can_drop=False)
+    else:
+        wanted = needed(spec, rows, rows_to_cut, rows_at_once)
+        check_space(run.root, wanted, can_drop=spec.plan.keep_cutouts)
 
 
 def check_space(folder: Path, wanted: float, can_drop: bool) -> None:

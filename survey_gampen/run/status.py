@@ -17,6 +17,7 @@ from survey_gampen.run.layout import RunDir
 from survey_gampen.run.plan import read_plan
 from survey_gampen.run.progress import duration
 from survey_gampen.run.spec import RunSpec, cut_lines, read_spec
+from survey_gampen.storage import at
 
 #: The rate is that of the last so many seconds before the newest publication.
 RATE_SECONDS = 1800.0
@@ -42,7 +43,7 @@ def print_status(out: str | Path, as_json: bool = False) -> int:
     InputError
         Where there is no run.
     """
-    report = status(RunDir(Path(out).absolute()))
+    report = status(RunDir(at(out)))
     if as_json:
         print(json.dumps(report, indent=2))
     else:

@@ -30,6 +30,7 @@ from survey_gampen.run.thread import in_network_thread
 from survey_gampen.run.tools import engine_of, source_of
 from survey_gampen.run.triage import TooLarge, is_out_of_memory
 from survey_gampen.stages import Stages
+from survey_gampen.storage import at
 
 Report = dict[str, Any]
 
@@ -67,7 +68,7 @@ def cut_partition(
         The disk is full, or the images are gone.
     """
     begun, stages = time.monotonic(), Stages()
-    run = RunDir(Path(out))
+    run = RunDir(at(out))
     spec = read_spec(run)
     group = run.cutout_group(partition.name)
     if not is_cut(run, spec, partition):
@@ -135,7 +136,7 @@ def infer_partition(
         The disk is full.
     """
     begun, stages = time.monotonic(), Stages()
-    run = RunDir(Path(out))
+    run = RunDir(at(out))
     spec = read_spec(run)
     leaf = leaf_path(run.posteriors, partition.norder, partition.npix)
     report: Report = {"rows": partition.rows, "published": False, "flagged": 0}

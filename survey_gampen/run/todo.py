@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from survey_gampen import parquet
 from survey_gampen.catalog.hats_out import Pixel, leaf_path, published, span
 from survey_gampen.errors import InputError
 from survey_gampen.images.status import Status
@@ -210,7 +210,7 @@ def _fingerprint(path: Path) -> str | None:
 
 def _has(path: Path, pixels: tuple[int, int], flag: Status) -> bool:
     """Tell whether a row within [first, end) of the order-29 pixels carries a flag."""
-    table = pq.read_table(
+    table = parquet.read_table(
         path,
         columns=["status"],
         filters=(pc.field("_healpix_29") >= pixels[0]) & (pc.field("_healpix_29") < pixels[1]),

@@ -1,0 +1,204 @@
+"""An object store keeps the promises of a folder: whole, once, one client, the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from smallrun import Sky, call, environment, leaves, rows, verb, wait_for
+
+from survey_gampen import commit, storage
+from survey_gampen.errors import InputError, Interrupted, OutsideFault
+from survey_gampen.posterior.samples import read_samples
+from survey_gampen.run.claim import Claim, holder_of, myself
+from survey_gampen.run.layout import RunDir
+
+
+@pytest.fixture
+def place(bucket: str) -> Path:
+    """A place of its own for each test."""
+    return storage.at(f"{bucket}/{uuid.uuid4().hex}")
+
+
+def write_text(text: str) -> commit.Writer:
+    return lambda path: path.write_text(text) and None
+
+
+def test_of_many_publishers_one_wins(place: Path, tmp_path: Path) -> None:
+    won = []
+
+    def publish(letter: str) -> None:
+        if commit.publish(place / "leaf", write_text(letter * 9), lambda path: None, tmp_path):
+            won.append(letter)
+
+    threads = [threading.Thread(target=publish, args=(letter,)) for letter in "abcdefgh"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert (place / "leaf").read_text() == won[0] * 9
+    assert not list(tmp_path.iterdir())
+
+
+def test_who_did_not_hear_that_it_won_finds_out(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = storage.filesystem(place)
+    put = type(there).pipe_file
+
+    def answer_lost(self: object, *args: object, **options: object) -> None:
+        put(self, *args, **options)
+        put(self, *args, **options)  # as the library asks again
+
+    monkeypatch.setattr(type(there), "pipe_file", answer_lost)
+    assert storage.create(place / "claim", b"mine")
+    assert not storage.create(place / "claim", b"another's")
+    assert (place / "claim").read_bytes() == b"mine"
+
+
+def test_what_does_not_read_back_is_not_published(place: Path, tmp_path: Path) -> None:
+    def check(path: Path) -> None:
+        raise ValueError("other bytes")
+
+    with pytest.raises(OutsideFault, match="does not read back"):
+        commit.publish(place / "leaf", write_text("x"), check, tmp_path)
+    assert not (place / "leaf").exists()
+
+
+def test_a_group_says_that_it_is_whole_when_it_is(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(folder: Path) -> None:
+        group = zarr.open_group(folder, mode="w")
+        group.create_array("image", data=np.arange(6.0))
+        group.attrs["complete"] = True
+
+    def stop(source: Path, final: Path) -> None:
+        raise OSError("killed")
+
+    final = place / "group.zarr"
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "put", stop)
+        with pytest.raises(OSError, match="killed"):
+            commit.publish_dir(final, write, tmp_path)
+    assert final.exists()
+    with pytest.raises(FileNotFoundError):
+        zarr.open_group(storage.zarr_store(final), mode="r")
+    storage.remove_tree(final)
+    assert not final.exists()
+    assert commit.publish_dir(final, write, tmp_path)
+    assert not commit.publish_dir(final, write, tmp_path)
+    group = zarr.open_group(storage.zarr_store(final), mode="r")
+    assert group.attrs["complete"]
+    assert group["image"][:].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_one_client_at_a_time(place: Path) -> None:
+    run = RunDir(place)
+    for number in range(1, 4):
+        with Claim(run) as claim:
+            assert claim.token == f"{number:06d}"
+            holder = holder_of(run)
+            assert holder is not None
+            assert holder[0].pid == os.getpid()
+            with pytest.raises(InputError, match=f"in use by pid {os.getpid()}"):
+                Claim(run).__enter__()
+    assert holder_of(run) is None
+    assert len(storage.names_in(run.claims)) == 2
+
+
+def test_a_client_that_is_silent_is_followed_and_notices(place: Path) -> None:
+    run = RunDir(place)
+    elsewhere = replace(myself(), host="another")
+    storage.create(run.claims / "000001.json", json.dumps(asdict(elsewhere)).encode())
+    with pytest.raises(InputError, match="another"):
+        Claim(run).__enter__()
+    with Claim(run, beat=0.05, stale=-1.0) as late:
+        assert late.token == "000002"
+        storage.create(run.claims / "000003.json", json.dumps(asdict(elsewhere)).encode())
+        assert late.lost.wait(20)
+        with pytest.raises(Interrupted, match="taken over"):
+            late.check()
+
+
+def test_a_store_without_the_condition_is_refused(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "create", lambda final, data: True)
+    with pytest.raises(InputError, match="If-None-Match"):
+        storage.check_store(place)
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("gs://bucket/run", "s3://"),
+        ("s3://key:secret@bucket/run", "environment"),
+    ],
+)
+def test_addresses_that_are_refused(address: str, words: str) -> None:
+    with pytest.raises(InputError, match=words) as refused:
+        storage.at(address)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_bucket_that_is_not_there(sky: Sky, bucket: str) -> None:
+    done = call(sky.command(f"{bucket}-of-nobody/run"))
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "bucket" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_killed_twice_equals_the_local_one(
+    sky: Sky, calm: Path, place: Path, tmp_path: Path
+) -> None:
+    words = sky.command(str(place), "--keep-samples")
+    dataset = place / "posteriors" / "dataset"
+
+    def published() -> int:
+        return len(list(dataset.glob("Norder=*/Dir=*/Npix=*.parquet")))
+
+    for least in (1, 4):
+        client = subprocess.Popen(
+            words, env=environment(), start_new_session=True, stdout=subprocess.DEVNULL
+        )
+        wait_for(lambda least=least: published() >= least, client)
+        assert client.poll() is None, "the run was over before it was killed"
+        os.killpg(client.pid, signal.SIGKILL)
+        client.wait()
+    done = verb("resume", str(place))
+    assert done.returncode == 0, done.stderr
+    assert rows(place).equals(rows(calm))
+    assert leaves(place) == leaves(calm)
+    for group in (calm / "samples").iterdir():
+        here, there = read_samples(group), read_samples(place / "samples" / group.name)
+        assert here[0].tolist() == there[0].tolist()
+        np.testing.assert_array_equal(here[1], there[1])
+    told = json.loads(verb("status", str(place), "--json").stdout)
+    assert told["state"] == "complete"
+    assert verb("compact", str(place)).returncode == 0
+    assert rows(place).equals(rows(calm))
+    assert verb("report", str(place), "--out", str(tmp_path / "page.html")).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_store_that_is_gone_is_nobodys_fault(sky: Sky) -> None:
+    nobody = {**environment(), "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing-secret"}
+    words = [sys.executable, "-m", "survey_gampen.cli", "status", "s3://survey/run"]
+    done = subprocess.run(words, env=nobody | keys, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 75, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "testing-secret" not in done.stderr
