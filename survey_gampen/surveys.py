@@ -16,14 +16,15 @@ def list_surveys() -> int:
     table = Table(
         "name", "bands", "arcsec/px", "zero point", "what it is", box=None, pad_edge=False
     )
+    table.add_column("where", overflow="fold")  # a path of which the end is missing is none
     for name, path in known().items():
         what = _first_words(path.read_text(encoding="utf-8", errors="replace"))
-        whose = f"yours: {path}: " if path.parent == own else ""
+        where = f"yours: {path}" if path.parent == own else "shipped"
         try:
             facts = _facts(load_survey(path))
         except InputError as error:
             facts, what = ("?", "?", "?"), f"can't be used: {error}"
-        table.add_row(name, *facts, f"{whose}{what}")
+        table.add_row(name, *facts, what, where)
     console = Console(highlight=False, markup=False)
     console = console if console.is_terminal else Console(width=200)
     console.print(table)

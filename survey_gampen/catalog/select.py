@@ -10,13 +10,13 @@ from __future__ import annotations
 import ast
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from survey_gampen import cuts as named
+from survey_gampen.catalog.selection import Selection
 from survey_gampen.errors import InputError
 
 _COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
@@ -34,73 +34,6 @@ _ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
     # Division is that of Python and of algebra: never the integer one.
     ast.Div: lambda a, b: a.cast(pa.float64()) / b.cast(pa.float64()),
 }
-
-
-@dataclass
-class Tally:
-    """What became of the rows of a scan.
-
-    Attributes
-    ----------
-    read : int
-        Rows looked at: all, or those up to the last one that a limit lets through.
-    lost : dict of str to int
-        Rows that each cut lost, of those that the cuts before it had left. A condition that is
-        null, for it has no value to look at, is not met.
-    """
-
-    read: int = 0
-    lost: dict[str, int] = field(default_factory=dict)
-
-    def words(self) -> str:
-        """For example ``"@no_edge lost 12, mag < 20 lost 0"``."""
-        return ", ".join(f"{name} lost {count}" for name, count in self.lost.items())
-
-
-@dataclass(frozen=True)
-class Selection:
-    """A compiled selection.
-
-    Attributes
-    ----------
-    text : str
-        The whole expression, with the names of cuts written out.
-    names : tuple of str
-        What to call each condition, in the order in which they are applied.
-    expressions : tuple of pyarrow.compute.Expression
-        The conditions: a row is kept where all are true.
-    columns : tuple of str
-        Columns that they need.
-    """
-
-    text: str
-    names: tuple[str, ...]
-    expressions: tuple[pc.Expression, ...]
-    columns: tuple[str, ...]
-
-    def keep(
-        self, batch: pa.RecordBatch, tally: Tally, at_most: int | None = None
-    ) -> pa.RecordBatch:
-        """The rows that pass, the first `at_most` of them, and the tally brought up to date."""
-        steps = self._steps(batch)
-        if at_most is not None and steps[-1].num_rows > at_most:
-            # Rows behind the last one that is let through count nowhere.
-            numbered = batch.append_column("", pa.array(range(batch.num_rows)))
-            last = self._steps(numbered)[-1].column(batch.num_columns)[at_most - 1].as_py()
-            batch = batch.slice(0, last + 1)
-            steps = self._steps(batch)
-        tally.read += batch.num_rows
-        for name, before, after in zip(self.names, [batch, *steps], steps, strict=False):
-            tally.lost[name] = tally.lost.get(name, 0) + before.num_rows - after.num_rows
-        return steps[-1]
-
-    def _steps(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
-        """What is left behind each cut."""
-        steps = []
-        for expression in self.expressions:
-            batch = batch.filter(expression)
-            steps.append(batch)
-        return steps
 
 
 def parse_select(
@@ -129,7 +62,8 @@ def parse_select(
         When the text is no such expression, names an unknown column or cut (the nearest is named),
         or compares what cannot be compared.
     """
-    expressions, columns = [], {}
+    expressions: list[pc.Expression] = []
+    columns: dict[str, None] = {}
     conditions = named.split(text, cuts or {})
     for condition in conditions:
         shown = f"{text!r}"
@@ -182,10 +116,9 @@ class _Compiler:
     def condition(self, node: ast.expr) -> pc.Expression:
         """What is true or false: a flag that is kept as 0 and 1 may stand for itself."""
         expression = self.compile(node)
-        if isinstance(node, ast.Name):
-            kind = self.schema.field(self.column(node.id)).type
-            return expression != 0 if pa.types.is_integer(kind) else expression
-        return expression
+        kind = self.kind(node) if isinstance(node, ast.Name) else None
+        flag = kind is not None and pa.types.is_integer(kind)
+        return expression != pa.scalar(0, kind) if flag else expression
 
     def compile(self, node: ast.expr) -> pc.Expression:
         match node:
@@ -200,11 +133,9 @@ class _Compiler:
                     whole = whole | self.condition(part)
                 return whole
             case ast.BinOp(
-                left=ast.Name(id=name), op=ast.BitAnd(), right=ast.Constant(value=int() as bits)
+                left=ast.Name() as name, op=ast.BitAnd(), right=ast.Constant(value=int() as bits)
             ) if type(bits) is int:
-                column = self.column(name)
-                mask = pa.scalar(bits, self.schema.field(column).type)
-                return pc.bit_wise_and(pc.field(column), mask)
+                return pc.bit_wise_and(self.compile(name), pa.scalar(bits, self.kind(name)))
             case ast.BinOp(left=left, op=ast.BitAnd(), right=right):
                 return self.compile(left) & self.compile(right)
             case ast.BinOp(left=left, op=ast.BitOr(), right=right):
@@ -233,19 +164,42 @@ class _Compiler:
         for op, right in zip(ops, rights, strict=True):
             match op, right:
                 case ((ast.In() | ast.NotIn()), (ast.List() | ast.Tuple() | ast.Set())):
-                    part = self.compile(left).isin(self.values(right.elts))
+                    values = self.values(right.elts)
+                    if self.kind(left) == pa.uint64():
+                        values = pa.array(values, pa.uint64())
+                    part = self.compile(left).isin(values)
                     part = ~part if isinstance(op, ast.NotIn) else part
                 case ((ast.Is() | ast.IsNot()), ast.Constant(value=None)):
                     part = self.compile(left).is_null(nan_is_null=True)
                     part = ~part if isinstance(op, ast.IsNot) else part
                 case _ if type(op) in _COMPARISONS:
-                    part = _COMPARISONS[type(op)](self.compile(left), self.compile(right))
+                    sides = self.side(left, right), self.side(right, left)
+                    part = _COMPARISONS[type(op)](*sides)
                 case _:
                     raise self.refusal(right)
             whole = part if whole is None else whole & part
             left = right
         assert whole is not None
         return whole
+
+    def kind(self, node: ast.expr) -> pa.DataType | None:
+        """The type of a column, or of its bits; None for all else."""
+        match node:
+            case ast.Name(id=name):
+                return self.schema.field(self.column(name)).type
+            case ast.BinOp(left=ast.Name() as name, op=ast.BitAnd(), right=ast.Constant()):
+                return self.kind(name)
+        return None
+
+    def side(self, node: ast.expr, other: ast.expr) -> pc.Expression:
+        """A side of a comparison: what is held against an unsigned id is unsigned too.
+
+        Arrow would make both signed, and fail at the first id above 2**63 - 1.
+        """
+        match node:
+            case ast.Constant(value=int() as number) if self.kind(other) == pa.uint64():
+                return pc.scalar(pa.scalar(number, pa.uint64()))
+        return self.compile(node)
 
     def operand(self, node: ast.expr) -> pc.Expression:
         """A side of + - * /, small integers widened so that nothing overflows by surprise."""

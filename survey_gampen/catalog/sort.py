@@ -22,7 +22,7 @@ from hats.pixel_math.spatial_index import SPATIAL_INDEX_COLUMN, compute_spatial_
 from survey_gampen import commit
 from survey_gampen.catalog.duplicates import DuplicateFinder
 from survey_gampen.catalog.merge import merge_runs, write_run
-from survey_gampen.catalog.select import Tally
+from survey_gampen.catalog.selection import Tally
 from survey_gampen.catalog.sorted import write_sorted
 from survey_gampen.catalog.source import Catalog
 from survey_gampen.errors import InputError

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from survey_gampen.catalog.ids import is_id_type
-from survey_gampen.catalog.select import Selection, Tally, parse_select
+from survey_gampen.catalog.select import parse_select
+from survey_gampen.catalog.selection import Selection, Tally
 from survey_gampen.catalog.tables import read_table, table_format
 from survey_gampen.errors import InputError
 

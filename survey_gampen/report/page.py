@@ -84,7 +84,7 @@ def settings(spec: RunSpec, found: Gathered) -> str:
     if chosen.select:
         rows.insert(1, ["selected", chosen.select])
         told = cut_lines(spec.plan.rows_read, spec.plan.lost, spec.plan.rows)
-        rows[2:2] = [["", line] for line in told]
+        rows.insert(2, ["by its cuts", "; ".join(line.strip() for line in told)])
     if chosen.limit is not None:
         rows.insert(1, ["limited to", f"{chosen.limit} rows"])
     for (version, device, precision, batch), count in sorted(found.made.items()):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from survey_gampen import __version__
-from survey_gampen.catalog.select import Tally
+from survey_gampen.catalog.selection import Tally
 from survey_gampen.catalog.sort import sort_catalog
 from survey_gampen.catalog.source import Catalog, open_catalog
 from survey_gampen.config import Settings
