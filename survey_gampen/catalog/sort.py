@@ -103,7 +103,7 @@ def _scratch(scratch: Path) -> Iterator[Path]:
 
 def _spill(catalog: Catalog, runs: Path, ids: Path, run_bytes: int, tally: Tally) -> int:
     """Check all rows and write them as sorted runs; the number of rows."""
-    check = _RowCheck(catalog)
+    check = RowCheck(catalog)
     pending: list[pa.RecordBatch] = []
     size = count = 0
     kind = catalog.schema.field("object_id").type
@@ -133,7 +133,7 @@ def _spill(catalog: Catalog, runs: Path, ids: Path, run_bytes: int, tally: Tally
     return check.rows
 
 
-class _RowCheck:
+class RowCheck:
     """Counts the rows that cannot be used and remembers the first of them."""
 
     REASONS = (

@@ -106,6 +106,10 @@ class GampenSource:
             }
         )
 
+    def has(self, object_id: Any) -> bool:
+        """Whether there is a file of this galaxy."""
+        return self._files.get(_key(object_id)) in self._present
+
     def cutouts(
         self, ra: ArrayLike, dec: ArrayLike, size: int, object_id: Sequence[Any] | None = None
     ) -> Iterator[Cutouts]:
