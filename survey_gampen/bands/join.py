@@ -89,8 +89,8 @@ def main(words: Sequence[str], out: Path, leaf_rows: int = LARGEST) -> int:
         say(f"{source.columns.name}: {source.rows} galaxies of {source.out}")
     if tally.moved:
         say(
-            f"{tally.moved} rows lie up to {FARTHEST:g} arcsec from where they are in an earlier "
-            "run: the earlier run's position counts"
+            f"{tally.moved} rows lie up to {FARTHEST:g} arcsec from where a run named earlier has "
+            "them: that position counts"
         )
     say(f"{tally.rows} galaxies, {tally.in_all} of them in every run, are in {final}")
     return 0

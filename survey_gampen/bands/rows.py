@@ -78,7 +78,12 @@ def align(tables: Sequence[pa.Table | None]) -> NDArray[np.int64]:
     ndarray of int64, shape (m, n)
         Which row of each table belongs to each of the n keys, which are in order; -1: none.
     """
-    parts = [table.select(KEY) for table in tables if table is not None]
+    # By name, for schemas may differ in what they say of nulls.
+    parts = [
+        pa.Table.from_arrays([table[name] for name in KEY], names=KEY)
+        for table in tables
+        if table is not None
+    ]
     counts = [0 if table is None else table.num_rows for table in tables]
     keys = pa.concat_tables(parts).combine_chunks()
     order = pc.sort_indices(keys, [(name, "ascending") for name in KEY]).to_numpy()

@@ -184,7 +184,7 @@ def contact_sheet(shown: Sequence[Frame], checkpoint: Checkpoint) -> bytes:
             fontsize=9,
         )
 
-    return picture(draw, max(5.4, 1.75 * side), 2.05 * lines + 0.6)
+    return picture(draw, max(5.4, 1.75 * side), 1.93 * lines + 0.6)
 
 
 def _panel(axis: Axes, frame: Frame) -> None:

@@ -72,6 +72,7 @@ def main(settings: Settings, out: Path | None = None) -> int:
     }
     numbers = _numbers(inputs, found, cost, shown)
     text = json.dumps(numbers, indent=2) + "\n"
+    _make(folder)
     for name, data in {**pictures, "inspect.json": text.encode()}.items():
         commit.replace(folder / name, partial(_write, data), folder)
     _tell(inputs, found, cost, shown)
@@ -84,8 +85,17 @@ def _write(data: bytes, path: Path) -> None:
     path.write_bytes(data)
 
 
+def _make(folder: Path) -> None:
+    """Make it where it is missing: only now, so that nothing is left of what was refused."""
+    try:
+        with commit.outside_faults(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} can't be made ({error.strerror}): give another --out") from None
+
+
 def _folder(settings: Settings, out: Path | None) -> Path:
-    """The folder for the pictures, made where it is missing.
+    """The folder for the pictures, not made yet.
 
     Raises
     ------
@@ -98,11 +108,6 @@ def _folder(settings: Settings, out: Path | None) -> Path:
         raise InputError(f"{folder} is a file: give --out a folder")
     if RunDir(folder).run_toml.exists() or RunDir(folder).claims.exists():
         raise InputError(f"{folder} holds a run: give --out another folder")
-    try:
-        with commit.outside_faults(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder} can't be made ({error.strerror}): give another --out") from None
     return folder
 
 

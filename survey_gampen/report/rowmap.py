@@ -41,9 +41,10 @@ def row_map(found: Scan) -> bytes:
         if len(ra):
             sky.points(ra, dec, zorder=2, **_MARK)
             handles.append(Line2D([], [], ls="", label="on the contact sheet", **_MARK))
-        sky.axis.legend(
-            handles=handles, loc="upper center", bbox_to_anchor=(0.5, 1.1), ncols=len(handles),
+        sky.axis.figure.legend(
+            handles=handles, loc="outside upper center", ncols=len(handles),
             columnspacing=1.2, handletextpad=0.5,
+            title=f"{found.rows} rows, {found.cells.area:.4g} deg²",
         )  # fmt: skip
 
     return skyaxes.sky_picture(np.concatenate([r.reshape(-1, 2) for _, r in rings]), draw)
