@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -178,6 +179,13 @@ def test_a_broken_file_concerns_its_own_galaxies(tiles: Path) -> None:
     assert good.crop is not None
 
 
+def test_nobody_to_show(tiles: Path) -> None:
+    checkpoint = make_checkpoint(tiny())
+    nobody = contact.frames(open_images(tiles, SURVEY, "g", SCALE), checkpoint, some_rows([], []))
+    assert nobody == []
+    assert contact.contact_sheet(nobody, checkpoint).startswith(b"\x89PNG")
+
+
 def test_flags_fit_below_a_picture() -> None:
     every = [str(flag.name) for flag in Status]
     line = contact._fitting(every)
@@ -250,7 +258,7 @@ def test_patches_are_the_occupied_cells(places: list[tuple[int, bool]], most: in
     cells.add(index, seen)
     pixels = patches(cells, True, most)
     ordered = sorted(span(pixel) for pixel in pixels)
-    assert all(one[1] <= other[0] for one, other in zip(ordered, ordered[1:], strict=False))
+    assert all(one[1] <= other[0] for one, other in itertools.pairwise(ordered))
     for pixel, kind in pixels.items():
         low, high = span(pixel)
         inside = seen[(index >= low) & (index < high)]

@@ -6,10 +6,7 @@ thousand rows of each. The new catalogue appears by one rename when all of it is
 
 from __future__ import annotations
 
-import contextlib
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +25,7 @@ from survey_gampen.bands.source import Source, check, footer, open_source, unfin
 from survey_gampen.catalog.compact import LARGEST
 from survey_gampen.catalog.hats_out import leaf_path, span, write_index
 from survey_gampen.catalog.leaves import check_leaf
+from survey_gampen.catalog.sort import scratch_folder
 from survey_gampen.errors import InputError
 from survey_gampen.run.leaf import write_leaf
 from survey_gampen.run.plan import Partition, cut
@@ -78,7 +76,10 @@ def main(words: Sequence[str], out: Path, leaf_rows: int = LARGEST) -> int:
     check(sources)
     columns = Columns([source.columns for source in sources], footer(sources))
     warn(list(unfinished(sources)))
-    with commit.outside_faults(final), _scratch(final) as scratch:
+    with (
+        commit.outside_faults(final),
+        scratch_folder(final.parent, f".{final.name}-") as scratch,
+    ):
         wanted = sum(file.stat().st_size for source in sources for file in source.files)
         check_space(scratch, wanted, can_drop=False)
         tally = Tally()
@@ -94,20 +95,6 @@ def main(words: Sequence[str], out: Path, leaf_rows: int = LARGEST) -> int:
         )
     say(f"{tally.rows} galaxies, {tally.in_all} of them in every run, are in {final}")
     return 0
-
-
-@contextlib.contextmanager
-def _scratch(final: Path) -> Iterator[Path]:
-    """A folder beside the new catalogue, removed at the end."""
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
-        raise InputError(f"{final} can't be made ({error.strerror}): give another --out") from None
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(

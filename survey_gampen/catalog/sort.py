@@ -69,7 +69,7 @@ def sort_catalog(
     OutsideFault
         When the disk is full.
     """
-    with commit.outside_faults(scratch), _scratch(scratch) as folder:
+    with commit.outside_faults(scratch), scratch_folder(scratch, "sort-") as folder:
         runs = folder / "runs"
         runs.mkdir()
         rows = _spill(catalog, runs, folder / "ids", run_bytes, tally or Tally())
@@ -83,15 +83,15 @@ def sort_catalog(
 
 
 @contextlib.contextmanager
-def _scratch(scratch: Path) -> Iterator[Path]:
-    """A fresh folder in `scratch`; it goes at the end, and so do parents that were made for it."""
+def scratch_folder(where: Path, prefix: str) -> Iterator[Path]:
+    """A fresh folder in `where`; it goes at the end, and so do parents that were made for it."""
     made = []
-    parent = scratch
+    parent = where
     while not parent.exists():
         made.append(parent)
         parent = parent.parent
-    scratch.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="sort-", dir=scratch))
+    where.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=where))
     try:
         yield folder
     finally:
