@@ -28,8 +28,8 @@ def _add_inspect(verbs: Verbs) -> None:
     add("--images", metavar="PATH|URL", help="folder or glob of the survey's images")
     add("--survey", metavar="NAME|FILE", help="survey profile (default hsc-wide)")
     add("--band", metavar="B", help="band of the images (default: the survey's)")
-    add("--model", metavar="NAME|FILE", help="shipped model or safetensors file (default survey)")
-    add("--select", metavar="EXPR", help='only rows for which EXPR is true, such as "mag_g < 21"')
+    add("--model", metavar="NAME|FILE", help="shipped model or safetensors file (default: survey's)")
+    add("--select", metavar="EXPR", help="only rows for which EXPR is true, as for `run`")
     add("--limit", type=int, metavar="N", help="only the first N rows")
     add("--passes", type=int, metavar="N", help="Monte-Carlo passes (default 1000)")
     add("--precision", choices=PRECISIONS, help="arithmetic (default auto)")
@@ -38,7 +38,6 @@ def _add_inspect(verbs: Verbs) -> None:
     add(
         "--out",
         dest="folder",
-        type=Path,
         metavar="DIR",
         help="pictures and numbers (default CATALOG's name with .inspect, beside it)",
     )
@@ -66,7 +65,7 @@ def _add_join(verbs: Verbs) -> None:
     )
     add = join.add_argument
     add("outs", nargs="+", metavar="[NAME=]OUT", help="folders of two or more runs")
-    add("--out", type=Path, required=True, metavar="DIR", help="the new HATS catalogue")
+    add("--out", required=True, metavar="DIR", help="the new HATS catalogue")
     join.set_defaults(call=_join)
 
 

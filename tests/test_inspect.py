@@ -21,6 +21,7 @@ from smallrun import Sky
 
 from survey_gampen.catalog import open_catalog
 from survey_gampen.catalog.hats_out import span
+from survey_gampen.catalog.select import Tally
 from survey_gampen.cli import main
 from survey_gampen.errors import InputError
 from survey_gampen.images import Status, open_images
@@ -293,7 +294,7 @@ def test_maps_of_all_sizes() -> None:
         index = compute_spatial_index(np.repeat(ra, 20), np.repeat(dec, 20))
         cells.add(index, np.arange(len(index)) % 3 == 0)
         sample = pa.table({"object_id": range(len(ra)), "ra": ra, "dec": dec})
-        assert row_map(Scan(20, 3, 1, 1, cells, sample)).startswith(b"\x89PNG")
+        assert row_map(Scan(20, Tally(), 3, 1, 1, cells, sample)).startswith(b"\x89PNG")
 
 
 def test_operations_of_a_pass() -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from hats.pixel_math.spatial_index import SPATIAL_INDEX_COLUMN
 from numpy.typing import NDArray
 
-from survey_gampen import commit
+from survey_gampen import commit, storage
 from survey_gampen.bands.columns import SHARED, Columns
 from survey_gampen.bands.moved import FARTHEST, Unmatched, sort_anew
 from survey_gampen.bands.rows import align, blocks, file_rows
@@ -32,6 +32,7 @@ from survey_gampen.run.plan import Partition, cut
 from survey_gampen.run.progress import counting
 from survey_gampen.run.space import check_space
 from survey_gampen.run.words import say, warn
+from survey_gampen.storage import at
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Tally:
     moved: int = 0
 
 
-def main(words: Sequence[str], out: Path, leaf_rows: int = LARGEST) -> int:
+def main(words: Sequence[str], out: str | Path, leaf_rows: int = LARGEST) -> int:
     """Join runs.
 
     Parameters
@@ -69,17 +70,15 @@ def main(words: Sequence[str], out: Path, leaf_rows: int = LARGEST) -> int:
     OutsideFault
         The disk is full.
     """
-    final = out.absolute()
+    final = at(out)
     if final.exists():
         raise InputError(f"{final} is there already: give another --out")
     sources = [open_source(word) for word in words]
     check(sources)
     columns = Columns([source.columns for source in sources], footer(sources))
     warn(list(unfinished(sources)))
-    with (
-        commit.outside_faults(final),
-        scratch_folder(final.parent, f".{final.name}-") as scratch,
-    ):
+    here = storage.scratch(final) if storage.is_remote(final) else final.parent
+    with commit.outside_faults(final), scratch_folder(here, f".{final.name}-") as scratch:
         wanted = sum(file.stat().st_size for source in sources for file in source.files)
         check_space(scratch, wanted, can_drop=False)
         tally = Tally()

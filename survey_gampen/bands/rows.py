@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from hats.pixel_math.spatial_index import SPATIAL_INDEX_COLUMN
 from numpy.typing import NDArray
 
-from survey_gampen import commit
+from survey_gampen import commit, parquet
 from survey_gampen.catalog.leaves import ROWS_AT_ONCE, fitted
 from survey_gampen.catalog.merge import SortedRows
 from survey_gampen.errors import UnreadableFile
@@ -41,7 +40,7 @@ def file_rows(files: Sequence[Path], schema: pa.Schema) -> TableRows:
 def _scan(files: Sequence[Path], schema: pa.Schema) -> Iterator[pa.Table]:
     for file in files:
         try:
-            with pq.ParquetFile(file, pre_buffer=False) as source:
+            with parquet.open_file(file) as source:
                 there = [name for name in schema.names if name in source.schema_arrow.names]
                 for batch in source.iter_batches(ROWS_AT_ONCE, columns=there):
                     yield pa.Table.from_batches([fitted(batch, schema)])

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from survey_gampen import __version__, commit
+from survey_gampen import __version__, commit, parquet
 from survey_gampen.bands.columns import Measured
 from survey_gampen.catalog.hats_out import leaf_path, published
 from survey_gampen.errors import InputError
@@ -18,6 +17,7 @@ from survey_gampen.images.status import Status
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.leaf import PREFIX
 from survey_gampen.run.spec import RunSpec, read_spec
+from survey_gampen.storage import at, is_remote
 
 
 @dataclass
@@ -51,10 +51,9 @@ def open_source(word: str) -> Source:
     InputError
         Where there is none, nothing of it is published, or its columns can't be named.
     """
-    name, equals, path = word.partition("=")
-    if not equals or Path(word).exists():
-        name, path = "", word
-    run = RunDir(Path(path).expanduser().absolute())
+    named = None if Path(word).exists() else re.fullmatch(r"(\w+)=(.+)", word)
+    name, path = named.groups() if named else ("", word)
+    run = RunDir(at(path))
     spec = read_spec(run)
     name = name or spec.settings.band
     if not re.fullmatch(r"\w+", name):
@@ -68,7 +67,7 @@ def open_source(word: str) -> Source:
     rows, widest = 0, pa.schema([])
     for file in files:
         try:
-            with pq.ParquetFile(file) as leaf:
+            with parquet.open_file(file) as leaf:
                 rows += leaf.metadata.num_rows
                 schema = leaf.schema_arrow
         except (OSError, pa.ArrowException) as error:
@@ -95,9 +94,13 @@ def check(sources: Sequence[Source]) -> None:
                 f"{seen[name].out} and {source.out} are both called {source.columns.name}: name"
                 f" one, as in `join {source.columns.name}2={source.out} ...`"
             )
-        if any(source.out.samefile(other.out) for other in seen.values()):
+        if any(_place(source) == _place(other) for other in seen.values()):
             raise InputError(f"{source.out} is given twice: give each run once")
         seen[name] = source
+
+
+def _place(source: Source) -> str:
+    return str(source.out if is_remote(source.out) else source.out.resolve())
 
 
 def unfinished(sources: Sequence[Source]) -> Iterator[str]:

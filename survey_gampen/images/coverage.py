@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from survey_gampen.images.base import ImageSource
 from survey_gampen.images.gampen import GampenSource
 from survey_gampen.images.grid import quiet
+from survey_gampen.images.ready import ReadySource
 from survey_gampen.images.tiles import TileSource
 
 
@@ -32,13 +33,12 @@ def located(
     Returns
     -------
     ndarray of int64, shape (n,), or None
-        For tiles, the row of ``source.footprints()``; with one file a galaxy, 0; -1 where there is
+        For tiles, the row of ``source.footprints()``; where galaxies are found by name, 0; -1 where there is
         none. None where the source has to be asked for each cutout, as a service has.
     """
     if isinstance(source, TileSource):
         with quiet():
             return source.assign(ra, dec)[0]
-    if isinstance(source, GampenSource):
-        there = [source.has(name) for name in object_id]
-        return np.where(np.array(there, bool), np.int64(0), np.int64(-1))
+    if isinstance(source, GampenSource | ReadySource):
+        return np.where(source.has(object_id), np.int64(0), np.int64(-1))
     return None

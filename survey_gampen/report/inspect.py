@@ -23,13 +23,14 @@ from survey_gampen.report.scan import Scan, scan
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.progress import counting, duration, size
 from survey_gampen.run.setup import Inputs, open_inputs
+from survey_gampen.run.spec import cut_lines
 from survey_gampen.run.words import say, warn
 
 #: Galaxies on the contact sheet.
 SHOWN = 36
 
 
-def main(settings: Settings, out: Path | None = None) -> int:
+def main(settings: Settings, out: str | Path | None = None) -> int:
     """Look at what a run would work on; print a table, write two pictures and the numbers.
 
     Parameters
@@ -94,7 +95,7 @@ def _make(folder: Path) -> None:
         raise InputError(f"{folder} can't be made ({error.strerror}): give another --out") from None
 
 
-def _folder(settings: Settings, out: Path | None) -> Path:
+def _folder(settings: Settings, out: str | Path | None) -> Path:
     """The folder for the pictures, not made yet.
 
     Raises
@@ -103,7 +104,9 @@ def _folder(settings: Settings, out: Path | None) -> Path:
         Where it is a file or belongs to a run.
     """
     catalog = Path(settings.catalog)
-    folder = (out or catalog.parent / f"{catalog.stem}.inspect").absolute()
+    if out is not None and "://" in str(out):
+        raise InputError(f"{out}: pictures go to a folder of this machine: give another --out")
+    folder = Path(out or catalog.parent / f"{catalog.stem}.inspect").absolute()
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: give --out a folder")
     if RunDir(folder).run_toml.exists() or RunDir(folder).claims.exists():
@@ -121,6 +124,8 @@ def _numbers(inputs: Inputs, found: Scan, cost: Cost, shown: list[contact.Frame]
         "images": inputs.source.describe(),
         "warnings": inputs.warnings(),
         "rows": found.rows,
+        "rows_read": found.tally.read,
+        "rows_lost": found.tally.lost,
         "rows_with_image": found.with_image,
         "tiles": found.images,
         "tiles_touched": found.images_touched,
@@ -147,6 +152,8 @@ def _lines(
     settings, order = inputs.settings, found.cells.order
     side = cell_side(order)
     cell = f"{side * 60:.2g} arcmin" if side < 1 else f"{side:.2g} deg"
+    for line in cut_lines(found.tally.read, found.tally.lost, found.rows):
+        yield "", line
     yield "rows", f"{found.rows}"
     if found.with_image is None:
         yield "with an image", "not known before each is asked for"

@@ -10,6 +10,7 @@ import pyarrow as pa
 from hats.pixel_math.spatial_index import compute_spatial_index
 from numpy.typing import NDArray
 
+from survey_gampen.catalog.select import Tally
 from survey_gampen.catalog.sort import RowCheck
 from survey_gampen.catalog.source import Catalog
 from survey_gampen.images.base import ImageSource
@@ -25,6 +26,8 @@ class Scan:
     Attributes
     ----------
     rows : int
+    tally : Tally
+        Rows that were looked at, and what each cut lost of them.
     with_image : int or None
         Rows whose centre lies on an image; None where nobody knows before asking.
     images, images_touched : int or None
@@ -36,6 +39,7 @@ class Scan:
     """
 
     rows: int
+    tally: Tally
     with_image: int | None
     images: int | None
     images_touched: int | None
@@ -73,7 +77,8 @@ def scan(
     touched = np.zeros(tiles, bool)
     known, with_image = True, 0
     turn = shuffled_keys(pa.array([seed]))[0]
-    for batch in catalog.batches():
+    tally = Tally()
+    for batch in catalog.batches(tally=tally):
         check.look(batch)
         if check.bad:
             continue
@@ -89,10 +94,11 @@ def scan(
         chosen.offer(shuffled_keys(batch["object_id"]) ^ turn, names, there)
         if tick is not None:
             tick(check.rows)
-    check.report()
+    check.report(tally)
     rows = chosen.table()
     return Scan(
         rows=check.rows,
+        tally=tally,
         with_image=with_image if known else None,
         images=tiles if tiles and known else None,
         images_touched=int(touched.sum()) if tiles and known else None,
