@@ -28,7 +28,9 @@ def _add_inspect(verbs: Verbs) -> None:
     add("--images", metavar="PATH|URL", help="folder or glob of the survey's images")
     add("--survey", metavar="NAME|FILE", help="survey profile (default hsc-wide)")
     add("--band", metavar="B", help="band of the images (default: the survey's)")
-    add("--model", metavar="NAME|FILE", help="shipped model or safetensors file (default: survey's)")
+    add(
+        "--model", metavar="NAME|FILE", help="shipped model or safetensors file (default: survey's)"
+    )
     add("--select", metavar="EXPR", help="only rows for which EXPR is true, as for `run`")
     add("--limit", type=int, metavar="N", help="only the first N rows")
     add("--passes", type=int, metavar="N", help="Monte-Carlo passes (default 1000)")

@@ -182,8 +182,8 @@ def test_it_opens_and_says_what_it_is(outs: tuple[Path, Path], tmp_path: Path) -
     assert about[b"description"].endswith(b"; band r")
     leaves = sorted((both / "dataset").rglob("Npix=*.parquet"))
     assert len(leaves) > 4
-    for leaf in leaves:
-        footer = read_footer(leaf)
+    for path in leaves:
+        footer = read_footer(path)
         assert footer["joined"] == "g, r"
         assert (footer["g.fingerprint"], footer["r.fingerprint"]) == ("g" * 64, "r" * 64)
         assert "SATURATED=16" in footer["status_flags"]

@@ -33,8 +33,8 @@ def located(
     Returns
     -------
     ndarray of int64, shape (n,), or None
-        For tiles, the row of ``source.footprints()``; where galaxies are found by name, 0; -1 where there is
-        none. None where the source has to be asked for each cutout, as a service has.
+        For tiles, the row of ``source.footprints()``; where galaxies are found by name, 0; -1
+        where there is none. None where the source has to be asked for each cutout, as a service.
     """
     if isinstance(source, TileSource):
         with quiet():

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
 from survey_gampen.config import Settings
 from survey_gampen.model.checkpoint import Checkpoint
@@ -112,10 +112,22 @@ def estimate(settings: Settings, checkpoint: Checkpoint, rows: int, galaxies: in
 
 
 def flop_per_pass(checkpoint: Checkpoint) -> float:
-    """Operations of one pass of one galaxy: of what comes after the first dropout."""
-    network = checkpoint.network
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        features, theta = network.prefix(torch.zeros(1, network.arch.size, network.arch.size))
-        before = 0 if network.dropout == "everywhere" else counter.get_total_flops()
-        network.tail(features, theta)
-    return float(counter.get_total_flops() - before)
+    """Operations of one pass of one galaxy: of the weight layers behind the first dropout."""
+    network, total = checkpoint.network, 0
+
+    def count(layer: nn.Module, _: object, out: Tensor) -> None:
+        nonlocal total
+        total += 2 * layer.get_parameter("weight").numel() * out[0, 0].numel()
+
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    try:
+        with torch.inference_mode():
+            blank = torch.zeros(1, network.arch.size, network.arch.size)
+            features, theta = network.prefix(blank)
+            before = 0 if network.dropout == "everywhere" else total
+            network.tail(features, theta)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return float(total - before)
