@@ -365,6 +365,7 @@ def test_align_is_an_outer_join(runs: list[set[tuple[int, int]]], size: int, as_
     assert found == wanted
 
 
+@pytest.mark.slow
 def test_runs_and_catalogue_in_an_object_store(
     outs: tuple[Path, Path], tmp_path: Path, bucket: str
 ) -> None:
