@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from survey_gampen import __version__, cli_catalogs, cli_cluster, cli_science
+from survey_gampen import __version__, cli_around, cli_catalogs, cli_cluster, cli_science
 from survey_gampen.cli_science import Verbs
 from survey_gampen.config import PRECISIONS
 from survey_gampen.errors import GampenError, InputError, Interrupted
@@ -84,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     _add_status(verbs)
     _add_compact(verbs)
     _add_report(verbs)
+    cli_around.add_verbs(verbs)
     cli_catalogs.add_verbs(verbs)
     cli_cluster.add_verbs(verbs)
     cli_science.add_verbs(verbs)

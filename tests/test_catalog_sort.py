@@ -207,8 +207,8 @@ def test_memory_does_not_grow_with_the_catalogue(tmp_path: Path) -> None:
     code = """
 import re, sys
 from pathlib import Path
-from survey_gampen.catalog import duplicates, open_catalog, sort_catalog
-duplicates._BUCKET_ROWS = 50_000
+from survey_gampen.catalog import buckets, open_catalog, sort_catalog
+buckets._BUCKET_ROWS = 50_000
 catalog, out = open_catalog(sys.argv[1], extra=["name"]), Path(sys.argv[2])
 sort_catalog(catalog, out / "catalog", out / ".staging", run_bytes=8 << 20)
 # Not ru_maxrss, which a process inherits from the one that started it.

@@ -200,6 +200,23 @@ def test_compact_and_expand(tmp_path: Path) -> None:
         assert again.schema.equals(content[name].schema, check_metadata=True)
 
 
+def test_leaves_older_than_a_column_are_merged(tmp_path: Path) -> None:
+    """A newer version went on with the run and its leaves have a column more."""
+    out = run_of(tmp_path, n=300)
+    leaves = [leaf_path(out / "posteriors", *pixel) for pixel in published(out / "posteriors")]
+    newer = pq.read_table(leaves[-1])
+    column = pa.array(range(newer.num_rows), pa.float32())
+    pq.write_table(newer.append_column("replaced", column), leaves[-1])
+    assert compact.compact(out, out / ".staging") == 1
+    (whole,) = (leaf_path(out / "posteriors", *pixel) for pixel in published(out / "posteriors"))
+    rows = pq.read_table(whole)
+    assert rows["replaced"].null_count == 300 - newer.num_rows
+    kept = {
+        n: v for n, v in zip(*rows.select(["object_id", "replaced"]), strict=True) if v.is_valid
+    }
+    assert [kept[name].as_py() for name in newer["object_id"]] == list(range(newer.num_rows))
+
+
 def test_what_is_not_whole_is_not_merged(tmp_path: Path) -> None:
     """A partition that is quarantined keeps its neighbours small, and can still be published."""
     out = run_of(tmp_path, missing=2)

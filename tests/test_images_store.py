@@ -40,12 +40,19 @@ def test_round_trip_in_the_tables_order(tmp_path, source, table) -> None:
     assert is_complete(dest)
     assert list((tmp_path / "staging").iterdir()) == []
     store = open_cutouts(dest)
-    image, status, note, _ = gather(source, table["ra"].to_numpy(), table["dec"].to_numpy(), SIZE)
+    image, status, note, replaced = gather(
+        source, table["ra"].to_numpy(), table["dec"].to_numpy(), SIZE
+    )
     assert store.n == N
     assert store.size == SIZE
     assert np.array_equal(store.object_id, table["object_id"].to_numpy())
     assert np.array_equal(store.status, status)
     assert store.note == note
+    share = store.extra["replaced"]
+    assert np.allclose(share, replaced.mean(axis=(1, 2)))
+    assert (share[status == Status.NO_IMAGE] == 1).all()
+    assert (share[status == 0] == 0).all()
+    assert ((share > 0) & (share < 1))[status == Status.EDGE].all()
     assert {int(Status.NO_IMAGE), 0} < set(status.tolist())
     rows, pixels = zip(*store.chunks(40), strict=True)
     assert [(r.start, r.stop) for r in rows] == [(0, 40), (40, 80), (80, 120), (120, 150)]
@@ -66,6 +73,17 @@ def test_xarray_opens_it(tmp_path, source, table) -> None:
     assert data["image"].attrs["units"] == "nJy"
     assert data.attrs["complete"] is True
     assert np.array_equal(data["object_id"].values, table["object_id"].to_numpy())
+
+
+def test_cutouts_older_than_a_column(tmp_path, source, table) -> None:
+    dest = tmp_path / "c.zarr"
+    write_cutouts(dest, source, table, SIZE, staging=tmp_path / "staging")
+    group = zarr.open_group(dest, mode="a", use_consolidated=False)
+    del group["replaced"]
+    zarr.consolidate_metadata(group.store)
+    store = open_cutouts(dest)
+    assert np.isnan(store.extra["replaced"]).all()
+    assert len(store.status) == N
 
 
 def test_text_names_and_one_galaxy(tmp_path, source, table) -> None:

@@ -31,9 +31,12 @@ ROWS = [
     {"survey_gampen.cluster"},
     {"survey_gampen.pool"},
     {"survey_gampen.simulation"},
-    {"survey_gampen.run.runner", "survey_gampen.training", "survey_gampen.report"},
     {
-        *("survey_gampen.cli", "survey_gampen.cli_catalogs"),
+        *("survey_gampen.run.runner", "survey_gampen.training", "survey_gampen.report"),
+        "survey_gampen.bands",
+    },
+    {
+        *("survey_gampen.cli", "survey_gampen.cli_around", "survey_gampen.cli_catalogs"),
         *("survey_gampen.cli_cluster", "survey_gampen.cli_science"),
     },
     {"survey_gampen.__main__"},

@@ -15,10 +15,10 @@ from skies import patch_of_sky, planned, write
 
 from survey_gampen.catalog import open_catalog, read_rows, sort_catalog
 from survey_gampen.errors import InputError, OutsideFault
+from survey_gampen.run import plan as planning
 from survey_gampen.run.plan import (
     METHOD_VERSION,
     Partition,
-    _cut,
     differences,
     fingerprint,
     make_plan,
@@ -42,7 +42,7 @@ POSITIONS = st.lists(
 
 def cut(index: np.ndarray, size: int, piece: int = 10**6) -> list[Partition]:
     pieces = [index[start : start + piece] for start in range(0, index.size, piece)]
-    return list(_cut(pieces, size))
+    return list(planning.cut(pieces, size))
 
 
 def by_definition(index: np.ndarray, size: int) -> list[tuple[int, int, int]]:

@@ -80,7 +80,16 @@ def test_partition_by_partition_every_row_comes_out(run: RunDir) -> None:
         assert sum(report["stages"].values()) == pytest.approx(report["seconds"], abs=0.1)
         assert pq.read_metadata(leaf(run, partition)).num_rows == partition.rows
         assert open_cutouts(run.cutout_group(partition.name)).n == partition.rows
-    assert sum(told) == rows(run.root).num_rows == 20
+    done = rows(run.root)
+    assert sum(told) == done.num_rows == 20
+    # Of the box of 239 pixels, 13 by 13 are NaN; who has pixels replaced carries a flag.
+    status, replaced = done["status"].to_numpy(), done["replaced"].to_numpy()
+    touched = int(Status.NO_IMAGE | Status.EDGE | Status.BAD_PIXELS)
+    assert ((replaced > 0) == ((status & touched) != 0)).all()
+    assert (replaced[status == int(Status.NO_IMAGE)] == 1).all()
+    core = (status & int(Status.NO_DATA | Status.EDGE)) == int(Status.NO_DATA)
+    assert core.any()
+    assert replaced[core] == pytest.approx(13**2 / 239**2, rel=1e-6)
 
 
 def test_what_is_published_is_left_alone(run: RunDir) -> None:

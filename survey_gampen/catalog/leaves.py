@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from hats.pixel_math.spatial_index import SPATIAL_INDEX_COLUMN
 
@@ -14,6 +15,16 @@ from survey_gampen.catalog.sorted import Cursor
 #: Options of every leaf's writer: each page carries its checksum.
 WRITING = {"compression": "zstd", "write_page_checksum": True}
 ROWS_AT_ONCE = 16_384
+
+
+def fitted(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Rows with the columns of a schema; null where a leaf is older than a column."""
+    there = set(batch.schema.names)
+    arrays = [
+        batch[field.name] if field.name in there else pa.nulls(batch.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def check_leaf(staged: Path, pixel: HasPixel, rows: int, wanted: Cursor | None = None) -> None:

@@ -53,42 +53,25 @@ def merge_runs(folder: Path, memory: int) -> Iterator[pa.Table]:
         yield table.take(pc.sort_indices(table, _KEYS))
 
 
-class _Run:
-    """A sorted run, of which one block is in memory.
+class SortedRows:
+    """Rows in order of (_healpix_29, object_id), of which one block is in memory."""
 
-    The file is opened anew for each block, for there may be more runs than a process may hold
-    files.
-    """
-
-    def __init__(self, path: Path, memory: int) -> None:
-        self.path = path
-        self.memory = memory
-        self.next_block = 0
+    def __init__(self) -> None:
         self.table: pa.Table | None = None
         self.last: tuple[int, int | str] = (0, 0)
 
     def fill(self) -> bool:
-        """Have rows in memory; False when the run has ended."""
+        """Have rows in memory; False when all have been taken."""
         if self.table is None or self.table.num_rows == 0:
-            self.table = self._read()
+            self.table = self.read()
             if self.table is not None:
                 self.index = self.table[SPATIAL_INDEX_COLUMN].to_numpy()
                 self.last = (int(self.index[-1]), self.table["object_id"][-1].as_py())
         return self.table is not None
 
-    def _read(self) -> pa.Table | None:
-        blocks: list[pa.RecordBatch] = []
-        size = rows = 0
-        with pa.OSFile(str(self.path)) as stream:
-            reader = pa.ipc.open_file(stream)
-            while self.next_block < reader.num_record_batches and rows < _MOST_ROWS:
-                blocks.append(reader.get_batch(self.next_block))
-                self.next_block += 1
-                rows += blocks[-1].num_rows
-                size += blocks[-1].nbytes
-                if size + blocks[-1].nbytes > self.memory:
-                    break
-        return pa.Table.from_batches(blocks).combine_chunks() if blocks else None
+    def read(self) -> pa.Table | None:
+        """The next rows, at least one; None after the last."""
+        raise NotImplementedError
 
     def take_to(self, bound: tuple[int, int | str]) -> pa.Table:
         """Remove and return the rows whose key is at most `bound`."""
@@ -104,3 +87,32 @@ class _Run:
         part = self.table.slice(0, end)
         self.table, self.index = self.table.slice(end), self.index[end:]
         return part
+
+
+class _Run(SortedRows):
+    """A run on the disk.
+
+    The file is opened anew for each block, for there may be more runs than a process may hold
+    files.
+    """
+
+    def __init__(self, path: Path, memory: int) -> None:
+        super().__init__()
+        self.path = path
+        self.memory = memory
+        self.next_block = 0
+
+    def read(self) -> pa.Table | None:
+        """As many blocks as the memory takes."""
+        blocks: list[pa.RecordBatch] = []
+        size = rows = 0
+        with pa.OSFile(str(self.path)) as stream:
+            reader = pa.ipc.open_file(stream)
+            while self.next_block < reader.num_record_batches and rows < _MOST_ROWS:
+                blocks.append(reader.get_batch(self.next_block))
+                self.next_block += 1
+                rows += blocks[-1].num_rows
+                size += blocks[-1].nbytes
+                if size + blocks[-1].nbytes > self.memory:
+                    break
+        return pa.Table.from_batches(blocks).combine_chunks() if blocks else None

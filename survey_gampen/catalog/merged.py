@@ -17,7 +17,7 @@ from hats.pixel_math.spatial_index import SPATIAL_INDEX_COLUMN
 
 from survey_gampen import parquet
 from survey_gampen.catalog.hats_out import Pixel, span
-from survey_gampen.catalog.leaves import ROWS_AT_ONCE, WRITING
+from survey_gampen.catalog.leaves import ROWS_AT_ONCE, WRITING, fitted
 
 #: Footer key of the list of parts (JSON).
 PARTS_KEY = "survey_gampen.parts"
@@ -70,12 +70,14 @@ def write_merged(staged: Path, files: Sequence[Path], pixels: Sequence[Pixel]) -
     for part in listed:
         part["footer"] = {k: v for k, v in part["footer"].items() if k not in common}
     metadata = {**common, PARTS_KEY: json.dumps(listed, sort_keys=True)}
-    schema = parquet.read_schema(files[0]).with_metadata(metadata)
+    # A run that a newer version went on with may have leaves with a column more.
+    widest = max((parquet.read_schema(file) for file in files), key=len)
+    schema = widest.with_metadata(metadata)
     with pq.ParquetWriter(staged, schema, **WRITING) as writer:
         for file in files:
             with parquet.open_file(file) as source:
                 for batch in source.iter_batches(ROWS_AT_ONCE):
-                    writer.write_batch(batch)
+                    writer.write_batch(fitted(batch, schema))
 
 
 def write_part(staged: Path, merged: Path, part: Part) -> None:

@@ -69,7 +69,7 @@ def sort_catalog(
     OutsideFault
         When the disk is full.
     """
-    with commit.outside_faults(scratch), _scratch(scratch) as folder:
+    with commit.outside_faults(scratch), scratch_folder(scratch, "sort-") as folder:
         runs = folder / "runs"
         runs.mkdir()
         rows = _spill(catalog, runs, folder / "ids", run_bytes, tally or Tally())
@@ -83,15 +83,15 @@ def sort_catalog(
 
 
 @contextlib.contextmanager
-def _scratch(scratch: Path) -> Iterator[Path]:
-    """A fresh folder in `scratch`; it goes at the end, and so do parents that were made for it."""
+def scratch_folder(where: Path, prefix: str) -> Iterator[Path]:
+    """A fresh folder in `where`; it goes at the end, and so do parents that were made for it."""
     made = []
-    parent = scratch
+    parent = where
     while not parent.exists():
         made.append(parent)
         parent = parent.parent
-    scratch.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="sort-", dir=scratch))
+    where.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=where))
     try:
         yield folder
     finally:
@@ -103,7 +103,7 @@ def _scratch(scratch: Path) -> Iterator[Path]:
 
 def _spill(catalog: Catalog, runs: Path, ids: Path, run_bytes: int, tally: Tally) -> int:
     """Check all rows and write them as sorted runs; the number of rows."""
-    check = _RowCheck(catalog)
+    check = RowCheck(catalog)
     pending: list[pa.RecordBatch] = []
     size = count = 0
     kind = catalog.schema.field("object_id").type
@@ -133,7 +133,7 @@ def _spill(catalog: Catalog, runs: Path, ids: Path, run_bytes: int, tally: Tally
     return check.rows
 
 
-class _RowCheck:
+class RowCheck:
     """Counts the rows that cannot be used and remembers the first of them."""
 
     REASONS = (

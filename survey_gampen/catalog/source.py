@@ -36,7 +36,8 @@ _STATISTICS = (
 #: Names the output uses itself, and those of the folders of a HATS catalogue.
 RESERVED = frozenset(
     {
-        *("_healpix_29", *KEY_COLUMNS, "band", "status", "status_note", "ood_score", "n_passes"),
+        *("_healpix_29", *KEY_COLUMNS, "band", "status", "status_note", "replaced"),
+        *("ood_score", "n_passes"),
         *("corr_bt_r_e", "corr_bt_flux", "corr_r_e_flux", "stn_scale", "stn_dx", "stn_dy"),
         *(f"{quantity}_{name}" for quantity in _QUANTITIES for name in _STATISTICS),
         *("norder", "dir", "npix"),

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 from astropy.io import fits
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from survey_gampen import commit
 from survey_gampen.errors import InputError, UnreadableFile
@@ -105,6 +105,10 @@ class GampenSource:
                 **{name: pa.array([], pa.float64()) for name in ("ra", "dec", "radius")},
             }
         )
+
+    def has(self, object_id: Sequence[Any]) -> NDArray[np.bool_]:
+        """Which galaxies have a file."""
+        return np.array([self._files.get(_key(name)) in self._present for name in object_id], bool)
 
     def cutouts(
         self, ra: ArrayLike, dec: ArrayLike, size: int, object_id: Sequence[Any] | None = None

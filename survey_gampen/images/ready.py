@@ -155,15 +155,24 @@ class ReadySource:
             }
         )
 
+    def has(self, object_id: Sequence[Any]) -> NDArray[np.bool_]:
+        """Which galaxies have an image."""
+        return self._find(object_id)[0]
+
+    def _find(self, object_id: Sequence[Any]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Whether galaxies are there, and their places among the keys."""
+        wanted = _keys(list(object_id), self.path)
+        place = np.minimum(np.searchsorted(self._keys, wanted), max(len(self._keys) - 1, 0))
+        there = self._keys[place] == wanted if len(self._keys) else np.zeros(len(wanted), bool)
+        return there, place
+
     def cutouts(
         self, ra: ArrayLike, dec: ArrayLike, size: int, object_id: Sequence[Any] | None = None
     ) -> Iterator[Cutouts]:
         """Cut out galaxies by name; see :meth:`ImageSource.cutouts`."""
         if object_id is None:
             raise InputError(f"{self.path}: galaxies are found by object_id here, none given")
-        wanted = _keys(list(object_id), self.path)
-        place = np.minimum(np.searchsorted(self._keys, wanted), max(len(self._keys) - 1, 0))
-        there = self._keys[place] == wanted if len(self._keys) else np.zeros(len(wanted), bool)
+        there, place = self._find(object_id)
         absent = np.flatnonzero(~there)
         for start in range(0, len(absent), BATCH):
             batch = Cutouts.empty(absent[start : start + BATCH], size, self.variance)

@@ -46,6 +46,7 @@ _DESCRIPTIONS = {
     "dec": "declination, ICRS, deg",
     "status": "bit field, see status_bits of the group",
     "note": "why a cutout is unusable",
+    "replaced": "share of the pixels that come from no image or were bad",
     "sky_level": "local sky level a pixel of the original image, nJy",
     "sky_sigma": "local sky noise a pixel of the original image, nJy",
     "quantum": "step that pixels were rounded to, nJy; 0: exact",
@@ -66,7 +67,8 @@ class CutoutStore:
     object_id, ra, dec, status, sky_sigma, pixel_scale : ndarray, shape (n,)
     note : list of (str or None)
     extra : dict of str to ndarray
-        ``sky_level``, ``quantum``, ``zero_point``, ``psf_fwhm``, ``tile``.
+        ``sky_level``, ``quantum``, ``zero_point``, ``psf_fwhm``, ``tile``, ``replaced`` (NaN where
+        the cutouts are older than that column).
     attrs : dict
         Attributes of the group: ``size``, ``pixel_scale``, ``lossy``, ``source``.
     """
@@ -129,7 +131,9 @@ def open_cutouts(path: Path) -> CutoutStore:
     quiet_zarr()
     with commit.outside_faults(path):
         group: Any = zarr.open_group(zarr_store(path), mode="r")
-        columns = {name: np.asarray(group[name][:]) for name in _DESCRIPTIONS}
+        columns = {name: np.asarray(group[name][:]) for name in _DESCRIPTIONS if name in group}
+    if "replaced" not in columns:  # cut before there was such a column
+        columns["replaced"] = np.full(len(columns["status"]), np.nan, np.float32)
     if columns["object_id"].dtype.kind not in "iu":
         columns["object_id"] = columns["object_id"].astype(object)
     note = [text or None for text in columns.pop("note").tolist()]
@@ -291,6 +295,7 @@ def _columns(ids: pa.ChunkedArray, ra: NDArray[Any], dec: NDArray[Any]) -> dict[
         "dec": dec,
         "status": np.zeros(n, np.int32),
         "note": np.full(n, "", _TEXT),
+        "replaced": np.ones(n, np.float32),
         "tile": np.full(n, "", _TEXT),
         "quantum": np.zeros(n, np.float32),
         **{name: np.full(n, np.nan, np.float32) for name in unknown},
@@ -300,6 +305,7 @@ def _columns(ids: pa.ChunkedArray, ra: NDArray[Any], dec: NDArray[Any]) -> dict[
 def _note_facts(columns: dict[str, NDArray[Any]], place: NDArray[np.int64], batch: Cutouts) -> None:
     columns["status"][place] = batch.status
     columns["note"][place] = [note or "" for note in batch.note]
+    columns["replaced"][place] = batch.replaced.mean(axis=(1, 2), dtype=np.float64)
     columns["sky_level"][place] = batch.sky_level
     columns["sky_sigma"][place] = batch.sky_sigma
     columns["tile"][place] = batch.facts.get("tile") or ""

@@ -121,6 +121,7 @@ class Inference:
             self.spec.settings.band,
             status,
             list(self.store.note[where]),
+            self.store.extra["replaced"][where],
             good,
             columns,
         )

@@ -55,6 +55,9 @@ _OTHERS = {
 }
 
 
+_REPLACED = "share of the cutout's pixels that come from no image or were bad: they were replaced"
+
+
 def posterior_fields() -> list[pa.Field]:
     """Return the columns that are null where there is no posterior, in the order of the file."""
     out = []
@@ -101,6 +104,7 @@ def leaf_schema(rows: pa.Schema, footer: Mapping[str, str]) -> pa.Schema:
             nullable=False,
         ),
         _field("status_note", pa.string(), "", "reason of a bad cutout", "meta.note"),
+        _field("replaced", pa.float32(), "", _REPLACED, "arith.ratio"),
     ]  # fmt: skip
     metadata = {f"{PREFIX}{key}": value for key, value in footer.items()}
     return pa.schema(fields + posterior_fields(), metadata=metadata)
@@ -112,6 +116,7 @@ def make_batch(
     band: str,
     status: np.ndarray,
     notes: list[str | None],
+    replaced: np.ndarray,
     has_posterior: np.ndarray,
     columns: Mapping[str, np.ndarray],
 ) -> pa.Table:
@@ -125,6 +130,8 @@ def make_batch(
     band : str
     status : (n,) integers
     notes : n texts or None
+    replaced : (n,) floats
+        Share of the pixels of each cutout; NaN where it is not known.
     has_posterior : (n,) bool
         Rows that have one; they are m.
     columns : mapping of (m,) arrays
@@ -140,6 +147,7 @@ def make_batch(
         pa.array([band] * n, pa.string()),
         pa.array(np.asarray(status, np.int32)),
         pa.array(notes, pa.string()),
+        pa.array(replaced, pa.float32(), from_pandas=True),  # NaN becomes null
     ]
     for field in list(schema)[len(arrays) :]:
         values = np.zeros(n, field.type.to_pandas_dtype())

@@ -85,10 +85,10 @@ def make_plan(catalog_dir: Path, partition_rows: int) -> Iterator[Partition]:
     """
     if partition_rows < 1:
         raise InputError(f"--partition-rows {partition_rows}: give 1 or more")
-    return _cut(iter_index(catalog_dir), partition_rows)
+    return cut(iter_index(catalog_dir), partition_rows)
 
 
-def _cut(pieces: Iterable[np.ndarray], partition_rows: int) -> Iterator[Partition]:
+def cut(pieces: Iterable[np.ndarray], partition_rows: int) -> Iterator[Partition]:
     """The partitions of a sorted stream of order-29 indices.
 
     The partition that begins at a row is the largest pixel that (a) leaves out the row before,

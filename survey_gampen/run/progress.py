@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from rich.console import Console
@@ -155,3 +157,11 @@ def size(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} PB"
+
+
+@contextlib.contextmanager
+def counting(doing: str, what: str) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how far something is that takes long: call what is given with a number."""
+    console = Console(stderr=True)
+    with console.status(doing) as status:
+        yield lambda count: status.update(f"{doing}: {count} {what}")

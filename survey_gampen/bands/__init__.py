@@ -1,0 +1,1 @@
+"""Runs of one catalogue in several bands, joined into one catalogue."""

@@ -1,0 +1,44 @@
+"""Which image a galaxy lies on, known without reading a pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from survey_gampen.images.base import ImageSource
+from survey_gampen.images.gampen import GampenSource
+from survey_gampen.images.grid import quiet
+from survey_gampen.images.ready import ReadySource
+from survey_gampen.images.tiles import TileSource
+
+
+def located(
+    source: ImageSource,
+    ra: NDArray[np.float64],
+    dec: NDArray[np.float64],
+    object_id: Sequence[Any],
+) -> NDArray[np.int64] | None:
+    """The image that each galaxy would be cut from.
+
+    Parameters
+    ----------
+    source : ImageSource
+    ra, dec : ndarray, shape (n,)
+        Degrees, ICRS.
+    object_id : sequence of n names
+
+    Returns
+    -------
+    ndarray of int64, shape (n,), or None
+        For tiles, the row of ``source.footprints()``; where galaxies are found by name, 0; -1
+        where there is none. None where the source has to be asked for each cutout, as a service.
+    """
+    if isinstance(source, TileSource):
+        with quiet():
+            return source.assign(ra, dec)[0]
+    if isinstance(source, GampenSource | ReadySource):
+        return np.where(source.has(object_id), np.int64(0), np.int64(-1))
+    return None
