@@ -105,7 +105,7 @@ def test_facts_of_hsc() -> None:
     assert (HSC.patches, HSC.side, len(HSC)) == (9, 36000, 18938)
     assert int(HSC.tract(150.1, 2.2)[0]) == 9813  # COSMOS
     assert HSC.centre(9813) == pytest.approx((150.2479339, 2.2314050), abs=1e-6)
-    x0, y0, nx, ny = HSC.bounds((0, 0))
+    _, _, nx, ny = HSC.bounds((0, 0))
     grid = Grid(HSC.wcs(9812, (0, 0)), nx, ny)
     ra, dec = grid.to_sky([1999.5, 0.0], [1999.5, 0.0])
     assert ra == pytest.approx([149.507118993, 149.600381219], abs=1e-8)
