@@ -35,7 +35,7 @@ class Settings:
     catalog : str
         Parquet file, folder of Parquet files, or HATS catalogue.
     images : str
-        Folder, glob or address of the survey's images, or a word for where its profile says.
+        Folder or glob of the survey's images.
     out : str
         Folder of this run's results.
     survey : str
@@ -99,8 +99,6 @@ class Settings:
 
 #: Settings whose value is a place: relative to the file that names it.
 _PLACES = ("catalog", "images", "out")
-#: Words for images that lie where the survey's profile says.
-_IMAGE_WORDS = ("tree", "das", "soda")
 #: Settings whose value is a shipped thing's name, or a file.
 _NAMES = ("survey", "model", "cluster")
 #: Settings that say what is done once, not what a run is: only the command line has them.
@@ -198,8 +196,6 @@ def _layer(raw: Mapping[str, Any], where: str, base: Path) -> dict[str, Any]:
     """One layer, checked and with its paths made absolute."""
     values = {key: _checked(key, value, where) for key, value in raw.items()}
     for key in values.keys() & {*_PLACES, *_NAMES}:
-        if key == "images" and values[key] in _IMAGE_WORDS:
-            continue
         if key in _PLACES or paths.is_path(values[key]):
             values[key] = _absolute(values[key], base)
     return values

@@ -166,7 +166,9 @@ def plain_url(url: str) -> SplitResult:
         host = parts.hostname or ""
         _ = parts.port
     except ValueError:
-        raise InputError("an address of a service cannot be read: write https://host/path") from None
+        raise InputError(
+            "an address of a service cannot be read: write https://host/path"
+        ) from None
     if "@" in parts.netloc:
         raise InputError(
             f"{parts.scheme}://{host}: leave name and password out of the address; they are taken"

@@ -327,21 +327,21 @@ def test_index_is_made_once(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(footprints, "scan", lambda r, f: scanned.append(f.path) or real(r, f))
     again = open_images(tmp_path / "im", SURVEY, "g", SCALE, tmp_path / "cache")
     assert scanned == []
-    assert again.index.equals(first.index)
+    assert again.tiles.index.equals(first.tiles.index)
     path.unlink()
     write_tile(path, noise((60, 70)), sky_wcs())
     write_tile(tmp_path / "im" / "b.fits", noise((60, 60)), sky_wcs(500))
     frozen = open_images(tmp_path / "im", SURVEY, "g", SCALE, tmp_path / "cache", frozen=True)
     assert scanned == []
     assert frozen.inventory() == first.inventory()
-    assert frozen.index.equals(first.index)
+    assert frozen.tiles.index.equals(first.tiles.index)
     later = open_images(tmp_path / "im", SURVEY, "g", SCALE, tmp_path / "cache")
     assert sorted(scanned) == ["a.fits", "b.fits"]
     assert later.inventory() != first.inventory()
     for cached in (tmp_path / "cache").iterdir():
         cached.write_bytes(b"broken")
-    assert open_images(tmp_path / "im", SURVEY, "g", SCALE, tmp_path / "cache").index.equals(
-        later.index
+    assert open_images(tmp_path / "im", SURVEY, "g", SCALE, tmp_path / "cache").tiles.index.equals(
+        later.tiles.index
     )
 
 

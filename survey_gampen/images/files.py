@@ -27,7 +27,7 @@ class Files(Protocol):
         """What to call a file in messages."""
         ...
 
-    def list(self) -> list[FileFacts]:
+    def find_all(self) -> list[FileFacts]:
         """All image files, sorted by name, after a look which there are now."""
         ...
 
@@ -84,7 +84,7 @@ class LocalFiles:
         """Path of a file."""
         return str(self.root / name)
 
-    def list(self) -> list[FileFacts]:
+    def find_all(self) -> list[FileFacts]:
         """All image files, sorted by name; sets the folder."""
         self.root, found = find_files(self._spec)
         return found

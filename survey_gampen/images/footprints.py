@@ -102,7 +102,7 @@ def open_index(
         found = list(dict.fromkeys(_facts(cached)))
         files.settle(cached.schema.metadata[b"root"].decode(), found)
         return found, _plain(cached)
-    found = files.list()
+    found = files.find_all()
     if cached is not None and cached.schema.metadata[b"root"].decode() == files.address:
         fresh = UNREADABLE not in pc.unique(cached["kind"]).to_pylist()
         if fresh and list(dict.fromkeys(_facts(cached))) == found:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from survey_gampen.errors import GampenError, InputError, OutsideFault
 from survey_gampen.images.listing import FileFacts, is_image_name
-from survey_gampen.images.remote import Stream
+from survey_gampen.images.remote import Ask, Stream
 from survey_gampen.images.waiting import Transient
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ class ObjectStore:
         """Address of an object."""
         return f"{self.address}/{name}" if name else self.address
 
-    def list(self) -> list[FileFacts]:
+    def find_all(self, ask: Ask) -> list[FileFacts]:
         """All images below the prefix, with the ETags of their bytes.
 
         Raises
@@ -71,10 +71,8 @@ class ObjectStore:
         InputError
             Nothing there.
         """
-        if glob.has_magic(self._pattern):
-            found = self._call(lambda fs: fs.glob(self._pattern, detail=True))
-        else:
-            found = self._call(lambda fs: fs.find(self._pattern, detail=True))
+        way = "glob" if glob.has_magic(self._pattern) else "find"
+        found = ask("", lambda: self._call(lambda fs: getattr(fs, way)(self._pattern, detail=True)))
         files = [
             _facts(path.removeprefix(f"{self._root}/"), info)
             for path, info in (found or {}).items()

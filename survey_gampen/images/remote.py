@@ -6,7 +6,7 @@ import contextlib
 import io
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
 from survey_gampen.errors import OutsideFault, UnreadableFile
 from survey_gampen.images.cache import TileCache
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 T = TypeVar("T")
+#: Makes a request about a file, again and again where that may help.
+Ask = Callable[[str, Callable[[], Any]], Any]
 
 #: Bytes asked for at once when headers are read: the first headers of an HSC patch are 30 kB.
 _PIECE = 1 << 16
@@ -56,8 +58,8 @@ class Store(Protocol):
         """Whether there is such a folder."""
         ...
 
-    def list(self) -> list[FileFacts]:
-        """All image files, sorted by name."""
+    def find_all(self, ask: Ask) -> list[FileFacts]:
+        """All image files, sorted by name; each request of it through `ask`."""
         ...
 
     def facts(self, name: str) -> FileFacts | None:
@@ -110,9 +112,9 @@ class RemoteFiles:
         """Address of a file."""
         return self.store.where(name)
 
-    def list(self) -> list[FileFacts]:
+    def find_all(self) -> list[FileFacts]:
         """All image files, sorted by name; they are known from then on."""
-        found = self._ask("", self.store.list)
+        found = self.store.find_all(self._ask)
         self.settle(self.address, found)
         return found
 

@@ -40,22 +40,22 @@ class Template:
             self.path.format(rerun="", band="", tract="", patch="")
         except (KeyError, IndexError, ValueError):
             raise InputError(
-                f"profile {survey.name}: path of [tree] may hold {{rerun}}, {{band}}, {{tract}} and "
-                "{patch} only"
+                f"profile {survey.name}: path of [tree] may hold {{rerun}}, {{band}}, {{tract}} "
+                "and {patch} only"
             ) from None
         word = str(tree.get("filters", {}).get(short, band))
         # HSC's r and i filters were replaced in 2016 and 2018; some trees keep their coadds apart.
         self.filters = [word, f"{word}2"] if re.fullmatch(r"HSC-[RI]", word) else [word]
         self._numbered, self._skymap = tree.get("patch", "x,y") == "number", skymap
-        self._tops = [self.path]
-        if self.path.startswith("{rerun}/"):  # the user's address may be that of one release
-            self._tops.append(self.path.removeprefix("{rerun}/"))
 
     def layouts(self) -> Iterator[tuple[str, str]]:
-        """Templates that may hold below an address, each with the folder that tells so."""
-        for path in self._tops:
-            fixed = path.replace("{rerun}", self.rerun)
-            yield fixed, fixed[: fixed.index("{")].rpartition("/")[0]
+        """Templates that may hold below an address, each with the folder that tells so.
+
+        The address may be that of one release, or that of the folder with all of them.
+        """
+        own = self.path.removeprefix("{rerun}/").replace("{rerun}", self.rerun)
+        for path in (own, f"{self.rerun}/{own}" if self.rerun else own):
+            yield path, path[: path.index("{")].rpartition("/")[0]
 
     def spellings(self, x: int, y: int, address: bool) -> list[str]:
         """How a patch may be written; `address`: in one that is sent to a server."""

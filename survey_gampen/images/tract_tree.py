@@ -269,7 +269,7 @@ class TreeTiles:
             return False
         offset = grid_offset(own, planned, 0, 0, (own.nx, own.ny))
         return offset is not None and all(
-            0 <= first and first + length <= whole
+            first >= 0 and first + length <= whole
             for first, length, whole in zip(
                 offset, (own.nx, own.ny), (planned.nx, planned.ny), strict=True
             )

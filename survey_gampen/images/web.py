@@ -13,7 +13,8 @@ import re
 import ssl
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from html.parser import HTMLParser
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, unquote, urljoin, urlsplit
@@ -22,7 +23,7 @@ from survey_gampen import __version__
 from survey_gampen.credentials import how_to, login, plain_url
 from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.images.listing import FileFacts, is_image_name
-from survey_gampen.images.remote import NoRanges, Stream
+from survey_gampen.images.remote import Ask, NoRanges, Stream
 from survey_gampen.images.waiting import CutOff, Transient, retry_after
 
 #: A server that sends nothing for so long is asked again, seconds.
@@ -31,7 +32,7 @@ TIMEOUT = 60.0
 _LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
 _ABSENT = frozenset({404, 410})
 #: Pages of listings that are read, at most: a folder with more is no folder of images.
-_PAGES = 20_000
+_PAGES = 2_000
 
 
 class HttpStore:
@@ -43,7 +44,7 @@ class HttpStore:
     Parameters
     ----------
     url : str
-        Address of the folder.
+        Address of the folder, or of the only file wanted.
     service : str
         Name under which the login is kept, see :func:`survey_gampen.credentials.login`.
     timeout : float
@@ -57,7 +58,9 @@ class HttpStore:
 
     def __init__(self, url: str, service: str, timeout: float = TIMEOUT) -> None:
         parts = plain_url(url)
-        self.address = url.rstrip("/")
+        self.address, self._only = url.rstrip("/"), ""
+        if is_image_name(unquote(parts.path)):
+            self.address, _, self._only = self.address.rpartition("/")
         self.host = parts.netloc
         self.service, self.timeout = service, timeout
         self._authorization: str | None = None
@@ -100,7 +103,7 @@ class HttpStore:
             size = _facts(name, answer).size
             yield Stream(first, size, _tag(answer), self._chunks(answer))
 
-    def list(self) -> list[FileFacts]:
+    def find_all(self, ask: Ask) -> list[FileFacts]:
         """All images that the pages below the address link to, or the one that it is.
 
         Raises
@@ -108,12 +111,12 @@ class HttpStore:
         InputError
             Nothing there, or no listing.
         """
-        if is_image_name(unquote(urlsplit(self.address).path)):
-            self.address, _, name = self.address.rpartition("/")
-            found = [name]
-        else:
-            found = sorted(self._crawl())
-        return [replace(facts, path=name) for name in found if (facts := self.facts(name))]
+        names = [self._only] if self._only else sorted(self._crawl(ask))
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            found = list(pool.map(lambda n: ask(n, lambda: self.facts(n)), names))
+        if not any(found):
+            raise InputError(f"{self.where(names[0])}: nothing there; is the address right?")
+        return [facts for facts in found if facts]
 
     def has_folder(self, name: str) -> bool:
         """Whether the server has such a folder, as far as it tells.
@@ -215,13 +218,13 @@ class HttpStore:
 
     # --- Listings ---------------------------------------------------------------------------------
 
-    def _crawl(self) -> set[str]:
+    def _crawl(self, ask: Ask) -> set[str]:
         """Names of all images below the address that its pages link to."""
         base = urlsplit(f"{self.address}/")
         found, seen, todo = set[str](), {""}, [""]
         while todo:
             page = todo.pop()
-            for link in self._links(page):
+            for link in ask(page, partial(self._links, page)):
                 to = urlsplit(urljoin(self.where(page), link))
                 if to.netloc != base.netloc or not to.path.startswith(base.path) or to.query:
                     continue
