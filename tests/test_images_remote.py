@@ -13,11 +13,13 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from faultyserver import PASSWORD, USER, Fault, FaultyServer, serving
 from skytiles import SURVEY, gather, noise, write_tile
+from smallrun import Sky, call, rows
 
 from survey_gampen.errors import InputError, OutsideFault, UnreadableFile
 from survey_gampen.images import Status, open_images, places, remote
 from survey_gampen.images.skymap import RingsSkymap
 from survey_gampen.images.waiting import Patience
+from survey_gampen.survey import load_survey
 
 SIZE = 41
 #: Tracts of 3 x 3 patches of 130 pixels, on the sky as large as HSC's.
@@ -379,3 +381,37 @@ def test_a_bucket_with_nothing(s3) -> None:
             open_images(spec, SURVEY, "g")
     with pytest.raises(InputError, match="write s3://BUCKET"):
         open_images("s3://", SURVEY, "g")
+
+
+# --- Real files, and a whole run ------------------------------------------------------------------
+
+
+def test_a_real_cutout_in_a_tree(realdata: Path, tmp_path) -> None:
+    """Part of patch 3,7 of tract 9071: the sky map finds it, its pixels are those of the file."""
+    from astropy.table import Table
+
+    real = realdata / "hsc" / "slug_cutout-HSC-R-9071-s18a_wide.fits"
+    table = {"pixel_scale": 0.168, "patch_inner": 4000, "patch_border": 100}
+    hsc = replace(load_survey("hsc-wide"), skymap=table, tree=TREE)
+    path = tmp_path / "deepCoadd-results/HSC-R/9071/3,7/calexp-HSC-R-9071-3,7.fits"
+    path.parent.mkdir(parents=True)
+    shutil.copy(real, path)
+    sources = Table.read(realdata / "hsc" / "slug_test_source_HSC-R-9071.fits")
+    ra, dec = np.array(sources["ra"], float), np.array(sources["dec"], float)
+    wanted = gather(open_images(real, hsc, "r", 0.168), ra, dec, 239)
+    with serving(tmp_path) as server:
+        got = gather(open_images(server.url, hsc, "r", 0.168), ra, dec, 239)
+    for mine, theirs in zip(got, wanted, strict=True):
+        assert np.array_equal(mine, theirs)
+
+
+@pytest.mark.slow
+def test_a_run_over_http_is_the_run_over_files(sky: Sky, calm: Path, tmp_path) -> None:
+    with serving(sky.images.parent) as server:
+        server.faults = [Fault("429"), Fault("cut", where="calexp"), Fault("503", where="calexp")]
+        words = sky.command(tmp_path / "out", "--keep-samples")
+        words[words.index("--images") + 1] = f"{server.url}/images/"
+        done = call(words)
+        assert done.returncode == 0, done.stderr
+        assert not server.faults
+    assert rows(tmp_path / "out").equals(rows(calm))

@@ -158,17 +158,19 @@ def _open_fs(anonymous: bool) -> Any:
 @contextlib.contextmanager
 def _failures(address: str) -> Iterator[None]:
     """Tell failures that may be over soon from those that won't."""
-    from botocore.exceptions import BotoCoreError, HTTPClientError, NoCredentialsError
+    from aiohttp import ClientError
+    from botocore import exceptions as boto
 
+    network = (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, ClientError)
     try:
         yield
-    except (GampenError, FileNotFoundError, NoCredentialsError):
+    except (GampenError, FileNotFoundError, boto.NoCredentialsError):
         raise
     except PermissionError as error:
         raise InputError(f"{address} may not be read ({_words(error)}): {_KEYS}") from None
-    except HTTPClientError as error:  # no connection, no answer in time, a broken answer
+    except network as error:  # no connection, no answer in time, a broken answer
         raise Transient(f"no answer ({_words(error)})") from None
-    except BotoCoreError as error:  # a broken configuration, among others
+    except boto.BotoCoreError as error:  # a broken configuration, among others
         raise InputError(f"{address}: {_words(error)}: {_KEYS}") from None
     except OSError as error:
         response = getattr(error.__cause__, "response", None) or {}
