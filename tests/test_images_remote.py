@@ -284,8 +284,6 @@ def test_places_with_nothing(tmp_path) -> None:
                 open_images(f"{server.url}/{where}/", SURVEY, "g")
         with pytest.raises(InputError, match="nothing there"):
             open_images(f"{server.url}/none.fits", SURVEY, "g")
-    with pytest.raises(InputError, match="https:// and s3:// addresses"):
-        open_images("ftp://example.org/x", SURVEY, "g")
     with pytest.raises(InputError, match="stands alone"):
         open_images(["https://example.org/x"], SURVEY, "g")
 

@@ -299,8 +299,9 @@ def test_the_folder_stays_small_and_open_files_stay_whole(tmp_path) -> None:
     def content(k: int) -> bytes:
         return bytes([k]) * 1000
 
-    paths = []
-    with cache.add("x/0.fits", lambda p: none(p.write_bytes(content(0)))).open("rb") as old:
+    paths = [cache.add("x/0.fits", lambda p: none(p.write_bytes(content(0))))]
+    os.utime(paths[0], (0, 0))
+    with paths[0].open("rb") as old:
         for k in range(1, 8):
             paths.append(cache.add(f"x/{k}.fits", lambda p, k=k: none(p.write_bytes(content(k)))))
             assert cache.find("x/1.fits") is not None  # used all the time

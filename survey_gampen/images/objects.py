@@ -100,7 +100,7 @@ class ObjectStore:
 
     def read(self, name: str, start: int, stop: int) -> bytes:
         """A part of an object."""
-        data = self._call(lambda fs: fs.cat_file(f"{self._root}/{name}", start, stop))
+        data = self._call(lambda fs: fs.cat_file(f"{self._root}/{name}", start=start, end=stop))
         if data is None:
             raise FileNotFoundError(self.where(name))
         return bytes(data)

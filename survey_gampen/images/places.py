@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from survey_gampen.errors import InputError, OutsideFault
@@ -26,6 +27,8 @@ TREE = "tree"
 #: A folder with more files than this is taken as a tree, where the profile says how it is laid out:
 #: reading all headers would take longer than finding the patches needed.
 MANY = 5000
+#: How long a service that fails is waited for at planning, seconds.
+PLANNING = 60.0
 
 Spec = str | os.PathLike[str] | Sequence[str]
 
@@ -69,6 +72,9 @@ def open_tiles(
             )
     try:
         files = RemoteFiles(_store(address, survey), default_cache())
+        if not frozen:  # somebody waits at the terminal
+            seconds = min(files.patience.seconds, PLANNING)
+            files.patience = replace(files.patience, seconds=seconds)
         return _open(files, address, spec, survey, band, cache, frozen)
     except InputError as error:
         if not frozen:

@@ -10,6 +10,7 @@ import base64
 import contextlib
 import http.client
 import re
+import socket
 import ssl
 import urllib.request
 from collections.abc import Iterator
@@ -162,7 +163,7 @@ class HttpStore:
         request.add_header("Accept-Encoding", "identity")
         if self._authorization:
             request.add_unredirected_header("Authorization", self._authorization)
-        with _failures():
+        with _failures(self.host):
             try:
                 answer: http.client.HTTPResponse = self._opener.open(request, timeout=self.timeout)
                 return answer
@@ -204,9 +205,9 @@ class HttpStore:
     def _chunks(self, answer: http.client.HTTPResponse) -> Iterator[bytes]:
         """The body; a connection that ends before it does is an error."""
         while True:
-            with _failures():
+            with _failures(self.host):
                 try:
-                    chunk = answer.read(1 << 20)
+                    chunk = answer.read1(1 << 20)  # what is there: it is kept if no more comes
                 except http.client.IncompleteRead as error:
                     missing = f"{error.expected} bytes missing"
                     raise CutOff(f"the answer ended early ({missing})") from None
@@ -271,7 +272,7 @@ class _Links(HTMLParser):
 
 
 @contextlib.contextmanager
-def _failures() -> Iterator[None]:
+def _failures(host: str) -> Iterator[None]:
     """Tell failures of the network that may be over soon from those that won't."""
     try:
         yield
@@ -281,8 +282,10 @@ def _failures() -> Iterator[None]:
         reason = error.reason if isinstance(error, URLError) else error
         if isinstance(reason, ssl.SSLCertVerificationError):
             raise OutsideFault(
-                f"the server's certificate is not trusted ({reason.verify_message})"
+                f"{host}: the server's certificate is not trusted ({reason.verify_message})"
             ) from None
+        if isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_NONAME:
+            raise OutsideFault(f"{host}: no such host is known; is the address right?") from None
         words = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
         raise Transient(f"no answer ({' '.join(str(words).split())})") from None
 
