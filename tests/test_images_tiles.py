@@ -327,21 +327,21 @@ def test_index_is_made_once(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(footprints, "scan", lambda r, f: scanned.append(f.path) or real(r, f))
     again = open_images(tmp_path / "im", SURVEY, "g", SCALE, tmp_path / "cache")
     assert scanned == []
-    assert again.index.equals(first.index)
+    assert again.tiles.index.equals(first.tiles.index)
     path.unlink()
     write_tile(path, noise((60, 70)), sky_wcs())
     write_tile(tmp_path / "im" / "b.fits", noise((60, 60)), sky_wcs(500))
     frozen = open_images(tmp_path / "im", SURVEY, "g", SCALE, tmp_path / "cache", frozen=True)
     assert scanned == []
     assert frozen.inventory() == first.inventory()
-    assert frozen.index.equals(first.index)
+    assert frozen.tiles.index.equals(first.tiles.index)
     later = open_images(tmp_path / "im", SURVEY, "g", SCALE, tmp_path / "cache")
     assert sorted(scanned) == ["a.fits", "b.fits"]
     assert later.inventory() != first.inventory()
     for cached in (tmp_path / "cache").iterdir():
         cached.write_bytes(b"broken")
-    assert open_images(tmp_path / "im", SURVEY, "g", SCALE, tmp_path / "cache").index.equals(
-        later.index
+    assert open_images(tmp_path / "im", SURVEY, "g", SCALE, tmp_path / "cache").tiles.index.equals(
+        later.tiles.index
     )
 
 
@@ -362,8 +362,8 @@ def test_what_cannot_be_used_is_named(tmp_path) -> None:
         open_images(tmp_path / "nowhere", SURVEY)
     with pytest.raises(InputError, match="no FITS files"):
         open_images(tmp_path, SURVEY)
-    with pytest.raises(InputError, match="download"):
-        open_images("https://example.org/images", SURVEY)
+    with pytest.raises(InputError, match="images are taken from https:// and s3:// addresses"):
+        open_images("ftp://example.org/images", SURVEY)
     write_tile(tmp_path / "t.fits", noise((60, 60)), sky_wcs(), primary={})
     with pytest.raises(InputError, match="no zero point"):
         open_images(tmp_path, replace(SURVEY, zero_point=None))

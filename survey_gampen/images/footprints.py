@@ -9,10 +9,10 @@ from __future__ import annotations
 import bz2
 import gzip
 import hashlib
-import os
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,13 @@ from astropy.io import fits
 
 from survey_gampen import commit, parquet, storage
 from survey_gampen.errors import GampenError, OutsideFault
+from survey_gampen.images.files import Files, LocalFiles
 from survey_gampen.images.grid import Grid, celestial_text, quiet
-from survey_gampen.images.listing import FileFacts, find_files
+from survey_gampen.images.listing import FileFacts
 from survey_gampen.images.planes import find_groups, psf_fwhm, unit_of
 
 #: Raised when rows of the index change their meaning: older caches are read again.
-_INDEX_VERSION = "1"
+_INDEX_VERSION = "2"
 #: Bytes of a FITS record (FITS standard 4.0, section 3.1).
 _BLOCK = 2880
 
@@ -41,6 +42,7 @@ SCHEMA = pa.schema(
         ("path", pa.string()),  # relative to the root
         ("size", pa.int64()),
         ("mtime", pa.int64()),  # whole seconds: file systems differ in the rest
+        ("tag", pa.string()),  # of a file that lies elsewhere: changes with its bytes
         ("kind", pa.string()),
         ("why", pa.string()),  # of UNREADABLE and OTHER; of SKY: what is broken below its headers
         ("band", pa.string()),
@@ -64,14 +66,16 @@ SCHEMA = pa.schema(
 
 
 def open_index(
-    spec: str | os.PathLike[str] | Sequence[str], cache_dir: Path | None, frozen: bool = False
-) -> tuple[Path, list[FileFacts], pa.Table]:
-    """The index of what `spec` names, from the cache as far as that knows the files.
+    files: Files, key: str, cache_dir: Path | None, frozen: bool = False
+) -> tuple[list[FileFacts], pa.Table]:
+    """The index of some files, from the cache as far as that knows them.
 
     Parameters
     ----------
-    spec : str, path or list of them
-        See :func:`~survey_gampen.images.listing.find_files`.
+    files : Files
+        Where they lie.
+    key : str
+        What names them: the index is kept under it.
     cache_dir : Path or None
         Where the index is kept. None: all headers are read.
     frozen : bool
@@ -80,10 +84,8 @@ def open_index(
 
     Returns
     -------
-    root : Path
-        Common folder of the files.
-    files : list of FileFacts
-        All of them.
+    found : list of FileFacts
+        All files.
     index : pyarrow.Table
         One row an image (a file may hold several), see ``SCHEMA``.
 
@@ -92,51 +94,55 @@ def open_index(
     InputError
         Nothing there.
     OutsideFault
-        The file system fails.
+        The file system or the network fails.
     """
-    cache = _cache_file(spec, cache_dir) if cache_dir is not None else None
+    cache = _cache_file(key, cache_dir) if cache_dir is not None else None
     cached = _read_cache(cache) if cache is not None else None
     if frozen and cached is not None:
-        root = Path(cached.schema.metadata[b"root"].decode())
-        return root, list(dict.fromkeys(_facts(cached))), _plain(cached)
-    root, files = find_files(spec)
-    if cached is not None and cached.schema.metadata[b"root"].decode() == str(root):
+        found = list(dict.fromkeys(_facts(cached)))
+        files.settle(cached.schema.metadata[b"root"].decode(), found)
+        return found, _plain(cached)
+    found = files.find_all()
+    if cached is not None and cached.schema.metadata[b"root"].decode() == files.address:
         fresh = UNREADABLE not in pc.unique(cached["kind"]).to_pylist()
-        if fresh and list(dict.fromkeys(_facts(cached))) == files:
-            return root, files, _plain(cached)
+        if fresh and list(dict.fromkeys(_facts(cached))) == found:
+            return found, _plain(cached)
     else:
         cached = None
-    index = _scan_new(root, files, cached)
+    index = _scan_new(files, found, cached)
     if cache is not None:
-        tags = {"index_version": _INDEX_VERSION, "root": str(root)}
+        tags = {"index_version": _INDEX_VERSION, "root": files.address}
         tagged = index.replace_schema_metadata(tags)
         staging = storage.scratch(cache) if storage.is_remote(cache) else cache.parent
         commit.replace(
             cache, lambda path: pq.write_table(tagged, path, compression="zstd"), staging
         )
-    return root, files, index
+    return found, index
 
 
-def _scan_new(root: Path, files: Sequence[FileFacts], cached: pa.Table | None) -> pa.Table:
+def is_indexed(key: str, cache_dir: Path | None) -> bool:
+    """Whether an index of these files was kept."""
+    return cache_dir is not None and _cache_file(key, cache_dir).exists()
+
+
+def _scan_new(files: Files, found: Sequence[FileFacts], cached: pa.Table | None) -> pa.Table:
     """Rows of all files; headers are read of those that the cache does not know."""
     known: dict[FileFacts, list[dict[str, Any]]] = {}
     for row in cached.to_pylist() if cached is not None else ():
         # An unreadable file may be readable the next time, by chmod for one.
         if row["kind"] != UNREADABLE:
-            file = FileFacts(row["path"], row["size"], row["mtime"])
+            file = FileFacts(row["path"], row["size"], row["mtime"], row["tag"])
             known.setdefault(file, []).append(row)
-    new = [file for file in files if file not in known]
+    new = [file for file in found if file not in known]
     # Headers of files on a network disk: most of the time is waiting, so threads help.
     with quiet(), ThreadPoolExecutor(max_workers=8) as pool:
-        scanned = dict(zip(new, pool.map(lambda file: scan(root, file), new), strict=True))
-    rows = [row for file in files for row in (scanned.get(file) or known[file])]
+        scanned = dict(zip(new, pool.map(lambda file: scan(files, file), new), strict=True))
+    rows = [row for file in found for row in (scanned.get(file) or known[file])]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def _cache_file(spec: str | os.PathLike[str] | Sequence[str], cache_dir: Path) -> Path:
-    specs = [spec] if isinstance(spec, str | os.PathLike) else spec
-    text = "\0".join(str(Path(one).expanduser().absolute()) for one in specs)
-    return cache_dir / f"footprints-{hashlib.sha256(text.encode()).hexdigest()[:16]}.parquet"
+def _cache_file(key: str, cache_dir: Path) -> Path:
+    return cache_dir / f"footprints-{hashlib.sha256(key.encode()).hexdigest()[:16]}.parquet"
 
 
 def _read_cache(cache: Path) -> pa.Table | None:
@@ -149,7 +155,7 @@ def _read_cache(cache: Path) -> pa.Table | None:
 
 
 def _facts(index: pa.Table) -> Iterator[FileFacts]:
-    columns = (index[name].to_pylist() for name in ("path", "size", "mtime"))
+    columns = (index[name].to_pylist() for name in ("path", "size", "mtime", "tag"))
     return map(FileFacts, *columns)
 
 
@@ -157,32 +163,40 @@ def _plain(table: pa.Table) -> pa.Table:
     return table.replace_schema_metadata(None)
 
 
-def scan(root: Path, file: FileFacts) -> list[dict[str, Any]]:
+def scan(files: Files, file: FileFacts) -> list[dict[str, Any]]:
     """Read the headers of one file; never raises for a broken one."""
-    start = asdict(file)
+    start, where = asdict(file), files.where(file.path)
     try:
-        rows = _scan(root / file.path)
+        rows = _scan(files, file.path)
     except (GampenError, MemoryError):
         raise
     except Exception as error:
-        fault = commit.outside_fault(error, root / file.path)
+        fault = commit.outside_fault(error, where)
         if fault is not None:
             raise fault from error
-        if not root.exists():
-            raise OutsideFault(f"{root}: the images are gone; mount them again") from error
+        if isinstance(files, LocalFiles) and not files.root.exists():
+            raise OutsideFault(f"{files.root}: the images are gone; mount them again") from error
         words = " ".join(str(error).split())[:200] or type(error).__name__
         return [{**start, "kind": UNREADABLE, "why": words}]
-    if not rows and (damage := _damage(root / file.path)):
+    if not rows and (damage := _damage(files, file.path)):
         return [{**start, "kind": UNREADABLE, "why": damage}]
     if not rows:
         return [{**start, "kind": OTHER, "why": "no 2-D image with a celestial WCS"}]
     return [{**start, "kind": SKY, **row} for row in rows]
 
 
-def _scan(path: Path) -> list[dict[str, Any]]:
+@contextmanager
+def _hdus(files: Files, name: str) -> Iterator[fits.HDUList]:
+    with files.open(name) as source:
+        mapped = isinstance(source, Path)
+        with fits.open(source, mode="readonly", memmap=mapped) as hdus:
+            yield hdus
+
+
+def _scan(files: Files, name: str) -> list[dict[str, Any]]:
     rows = []
-    with fits.open(path, mode="readonly", memmap=True) as hdus:
-        for group in find_groups(hdus, path.name):
+    with _hdus(files, name) as hdus:
+        for group in find_groups(hdus, name.rpartition("/")[2]):
             header = hdus[group.image].header
             text = celestial_text(header)
             if text is None:
@@ -195,7 +209,7 @@ def _scan(path: Path) -> list[dict[str, Any]]:
             unit = unit_of(header, hdus[0].header, scale_x * scale_y)
             rows.append(
                 {
-                    "why": None if whole else _damage(path),
+                    "why": None if whole else _damage(files, name),
                     "band": group.band, "image": group.image, "mask": group.mask,
                     "variance": group.variance, "invvar": group.invvar, "nx": nx, "ny": ny,
                     "ra": ra, "dec": dec, "radius": radius, "scale_x": scale_x, "scale_y": scale_y,
@@ -207,7 +221,7 @@ def _scan(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _damage(path: Path) -> str | None:
+def _damage(files: Files, name: str) -> str | None:
     """What is broken in a file whose first headers are fine, or None.
 
     A mask that was cut off with its header leaves a file that looks like one without a mask:
@@ -216,8 +230,9 @@ def _damage(path: Path) -> str | None:
     else no HDU may end behind the file nor begin behind the last one that was understood.
     """
     openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
-    unpack = openers.get(path.suffix.lower())
+    unpack = openers.get(Path(name).suffix.lower())
     if unpack is not None:
+        path = files.local(name)
         try:
             with unpack(path, "rb") as stream:
                 while stream.read(1 << 22):
@@ -227,11 +242,13 @@ def _damage(path: Path) -> str | None:
                 raise
             return f"does not unpack: {error}"
         return None
-    with fits.open(path, mode="readonly", memmap=True) as hdus:
+    with _hdus(files, name) as hdus:
         last = hdus.fileinfo(len(hdus) - 1)
-    end, size = last["datLoc"] + last["datSpan"], path.stat().st_size
+    end, size = last["datLoc"] + last["datSpan"], files.size(name)
     if end - size >= _BLOCK:  # less may be padding that its writer left out
         return "is cut off"
-    with path.open("rb") as stream:
-        stream.seek(min(end, size))
-        return "is cut off in a header" if stream.read(8) == b"XTENSION" else None
+    with files.open(name) as source:
+        opened = source.open("rb") if isinstance(source, Path) else source
+        with opened as stream:
+            stream.seek(min(end, size))
+            return "is cut off in a header" if stream.read(8) == b"XTENSION" else None

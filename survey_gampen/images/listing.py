@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 
 from survey_gampen import commit
@@ -20,11 +20,16 @@ _NOT_COADDS = ("warp-", "psfmatchedwarp", "directwarp", "psf-", "skymap", "brigh
 
 @dataclass(frozen=True)
 class FileFacts:
-    """Name, size and time of a file."""
+    """Name, size and time of a file.
+
+    One that lies elsewhere has a tag that changes with its bytes instead of a time, and the size
+    -1 where nobody tells it.
+    """
 
     path: str
     size: int
     mtime: int
+    tag: str = ""
 
 
 def find_files(spec: str | os.PathLike[str] | Sequence[str]) -> tuple[Path, list[FileFacts]]:
@@ -51,7 +56,7 @@ def find_files(spec: str | os.PathLike[str] | Sequence[str]) -> tuple[Path, list
     roots: list[Path] = []
     for item in [os.fspath(one) for one in specs]:
         if "://" in item:
-            raise InputError(f"{item}: images must be files; download them and give the folder")
+            raise InputError(f"{item}: an address stands alone, not in a list with other places")
         base, files = _expand(item)
         roots.append(base)
         found |= files
@@ -86,10 +91,26 @@ def _below(folder: Path) -> Iterable[Path]:
     for parent, folders, names in os.walk(folder, onerror=_raise):
         folders.sort()
         for name in names:
-            low = name.lower()
             path = Path(parent, name)
-            if low.endswith(SUFFIXES) and not low.startswith((".", *_NOT_COADDS)) and path.exists():
+            if is_image_name(name) and path.exists():
                 yield path  # and not a link that leads nowhere
+
+
+def is_image_name(path: str) -> bool:
+    """Whether a file's name is that of a FITS file that may be an image of the sky."""
+    low = path.rpartition("/")[2].lower()
+    return low.endswith(SUFFIXES) and not low.startswith((".", *_NOT_COADDS))
+
+
+def holds_many(folder: Path, number: int) -> bool:
+    """Whether more than so many images lie below a folder; looks no further than that.
+
+    Raises
+    ------
+    InputError, OutsideFault
+        It cannot be listed.
+    """
+    return len(list(islice(_below(folder), number + 1))) > number
 
 
 def _raise(error: OSError) -> None:
@@ -100,8 +121,9 @@ def _raise(error: OSError) -> None:
 
 
 def inventory(files: Iterable[FileFacts]) -> str:
-    """SHA-256 over names, sizes and times."""
+    """SHA-256 over names, sizes and times, or tags where there are any."""
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.path}\0{file.size}\0{file.mtime}\n".encode())
+        version = f"\0{file.tag}" if file.tag else ""
+        digest.update(f"{file.path}\0{file.size}\0{file.mtime}{version}\n".encode())
     return digest.hexdigest()

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from survey_gampen.errors import InputError
-from survey_gampen.images import footprints
 from survey_gampen.images.base import ImageSource
 from survey_gampen.images.gampen import GampenSource, is_gampen_folder
+from survey_gampen.images.places import is_address, open_tiles
 from survey_gampen.images.ready import ReadySource, is_zarr
 from survey_gampen.images.tiles import TileSource
 from survey_gampen.storage import at
@@ -26,14 +26,14 @@ def open_images(
     variance: bool = False,
     frozen: bool = False,
 ) -> ImageSource:
-    """Open a folder, file, glob pattern or list of images.
+    """Open a folder, file, glob pattern, list or address of images.
 
     Parameters
     ----------
     spec : str, path or list of them
         A folder with ``info.csv`` and ``cutouts/`` is of GaMPEN's layout, and so is any folder
         under a profile that says so; a Zarr group holds cutouts that are ready; all else are
-        tiles.
+        tiles, see :func:`~survey_gampen.images.places.open_tiles`.
     survey : Survey
         The profile.
     band : str, optional
@@ -55,14 +55,16 @@ def open_images(
     OutsideFault
         The file system fails.
     """
-    if isinstance(spec, str | os.PathLike):
+    if isinstance(spec, str | os.PathLike) and os.fspath(spec).rstrip("/").endswith(".zarr"):
+        return ReadySource(at(spec), survey, band, model_pixel_scale, variance=variance)
+    if isinstance(spec, str | os.PathLike) and not is_address(spec):
         folder = Path(spec).expanduser().absolute()
         if is_gampen_folder(folder) or (survey.layout == "gampen" and folder.is_dir()):
             return GampenSource(folder, survey, band, model_pixel_scale, variance=variance)
-        if str(spec).rstrip("/").endswith(".zarr") or (folder.is_dir() and is_zarr(folder)):
-            return ReadySource(at(spec), survey, band, model_pixel_scale, variance=variance)
+        if is_zarr(folder):
+            return ReadySource(folder, survey, band, model_pixel_scale, variance=variance)
     if survey.layout == "gampen":
         raise InputError(f"{spec}: profile {survey.name} wants a folder with info.csv and cutouts/")
     cache = at(cache_dir) if cache_dir else None
-    root, files, index = footprints.open_index(spec, cache, frozen)
-    return TileSource(root, files, index, survey, band, model_pixel_scale, variance=variance)
+    tiles = open_tiles(spec, survey, band, cache, frozen)
+    return TileSource(tiles, survey, model_pixel_scale, variance=variance)

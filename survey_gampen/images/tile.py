@@ -56,16 +56,16 @@ class Box:
 
 
 @contextmanager
-def reading(path: Path, root: Path | None = None) -> Iterator[None]:
+def reading(path: Path | str, root: Path | str | None = None) -> Iterator[None]:
     """Turn any failure to read `path` into one of the project's errors.
 
     FITS readers fail on a broken file with a dozen classes of exception, so all count.
 
     Parameters
     ----------
-    path : Path
-        The file.
-    root : Path, optional
+    path : Path or str
+        The file, for the error: where it lies, not where a copy of it is.
+    root : Path or str, optional
         The folder of all images, for the error.
 
     Raises
@@ -87,8 +87,8 @@ def reading(path: Path, root: Path | None = None) -> Iterator[None]:
             raise fault from error
         if isinstance(error, FileNotFoundError):
             raise OutsideFault(
-                f"{path} is gone: put it back, or mount {root or path.parent} again, and run the "
-                "same command again"
+                f"{path} is gone: put it back, or mount {root or Path(path).parent} again, and run "
+                "the same command again"
             ) from error
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UnreadableFile(
@@ -115,8 +115,10 @@ class Tile:
         AB magnitude of one image unit.
     variance : bool
         Whether :meth:`box` gives variances.
-    root : Path, optional
+    root : Path or str, optional
         Folder of all images, see :func:`reading`.
+    called : str, optional
+        What to call the file in errors, where `path` is a copy of it.
 
     Raises
     ------
@@ -132,14 +134,15 @@ class Tile:
         zero_point: float,
         *,
         variance: bool = False,
-        root: Path | None = None,
+        root: Path | str | None = None,
+        called: str | None = None,
     ) -> None:
-        self.path, self.root = path, root
+        self.path, self.root, self._called = path, root, called or path
         self.ny, self.nx = group.shape
         self._njy = njy_per_unit(zero_point)
         self._open: list[fits.HDUList] = []
         try:
-            with reading(path, root):
+            with reading(self._called, root):
                 number = group.variance if group.variance is not None else group.invvar
                 used = [group.image, *([number] if variance and number is not None else [])]
                 science = self._open_file()
@@ -176,7 +179,7 @@ class Tile:
             return Box(image, flags, variance)
         there = slice(low, high), slice(left, right)
         here = slice(low - y0, high - y0), slice(left - x0, right - x0)
-        with reading(self.path, self.root), np.errstate(all="ignore"):
+        with reading(self._called, self.root), np.errstate(all="ignore"):
             raw = self._image(*there)
             pixels = np.empty(raw.shape, np.float32)
             np.multiply(raw, self._njy, out=pixels, dtype=np.float64, casting="same_kind")
