@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -142,7 +143,7 @@ class WebServer:
         self.fs = fsspec.filesystem(
             "https", skip_instance_cache=True, client_kwargs={"timeout": timeout}
         )
-        self._logins: dict[str, aiohttp.BasicAuth | None] = {}
+        self._logins: dict[str, str] = {}
 
     def read(self, url: str, start: int, length: int) -> bytes:
         async def get() -> bytes:
@@ -206,8 +207,10 @@ class WebServer:
         if not proxy_bypass(parts.hostname or ""):
             proxy = getproxies().get(parts.scheme)
         # Only to this server: where it redirects to, aiohttp sends no password.
-        login = self._logins.get(parts.netloc)
-        return session.get(self.fs.encode_url(url), headers=headers, auth=login, proxy=proxy)
+        secret = self._logins.get(parts.netloc)
+        if secret:
+            headers = {**headers, "Authorization": secret}
+        return session.get(self.fs.encode_url(url), headers=headers, proxy=proxy)
 
     def _run(self, call: Callable[[], Awaitable[_Result]]) -> _Result:
         from fsspec.asyn import sync
@@ -226,13 +229,12 @@ class WebServer:
 
     def _knows_login(self, url: str) -> bool:
         """Look for the password of a server, once."""
-        import aiohttp
-
         host = urlsplit(url).netloc
         if host in self._logins:
             return False
         found = login(SERVICE, url)
-        self._logins[host] = None if found is None else aiohttp.BasicAuth(*found)
+        words = "" if found is None else f"{found.user}:{found.password}"
+        self._logins[host] = words and f"Basic {b64encode(words.encode()).decode()}"
         return found is not None
 
     def _again(self, url: str, call: Callable[[], _Result]) -> _Result:

@@ -24,6 +24,10 @@ class WebServer:
         Whether parts of files are given.
     login : str
         ``user:password`` that is asked for; empty: nobody is asked.
+    moved : dict
+        Addresses that paths are sent on to.
+    told : list of str
+        Passwords that came.
     sent : int
         Bytes of files that were sent.
     requests : list of (str, str)
@@ -36,6 +40,8 @@ class WebServer:
         self.cut: dict[str, int] = {}
         self.ranges = True
         self.login = ""
+        self.moved: dict[str, str] = {}
+        self.told: list[str] = []
         self.sent = 0
         self.requests: list[tuple[str, str]] = []
         self.lock = threading.Lock()
@@ -80,6 +86,14 @@ class WebServer:
         right = "Basic " + base64.b64encode(self.login.encode()).decode()
         if self.login and request.headers.get("Authorization") != right:
             status = 401
+        if "Authorization" in request.headers:
+            self.told.append(request.headers["Authorization"])
+        if status == 200 and path in self.moved:
+            request.send_response(302)
+            request.send_header("Location", self.moved[path])
+            request.send_header("Content-Length", "0")
+            request.end_headers()
+            return
         file = self.folder / path.lstrip("/")
         if status == 200 and not file.is_file():
             status = 404

@@ -92,8 +92,8 @@ def test_written_by_hats_itself(tmp_path: Path) -> None:
     lsdb = pytest.importorskip("lsdb")
     frame = WHOLE.to_pandas()
     catalog = lsdb.from_dataframe(
-        frame, ra_column="ra", dec_column="dec", catalog_name="cat", partition_rows=20,
-        margin_threshold=3600.0,
+        frame, ra_column="ra", dec_column="dec", catalog_name="cat", partition_rows=40,
+        margin_threshold=600.0,
     )  # fmt: skip
     catalog.write_catalog(tmp_path / "cat", catalog_name="cat", as_collection=True)
     found = rows_of(open_catalog(tmp_path / "cat"))["object_id"].to_pylist()

@@ -246,6 +246,24 @@ def test_a_password_where_it_is_asked_for(
     assert "hunter2" not in one_line(caught)
 
 
+def test_a_password_goes_to_nobody_else(
+    web: WebServer, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not to where a server sends us on; and what is there may be signed, and is not shown."""
+    monkeypatch.setenv("SURVEY_GAMPEN_CATALOG_USER", "me")
+    monkeypatch.setenv("SURVEY_GAMPEN_CATALOG_PASSWORD", "hunter2")
+    web.login = "me:hunter2"
+    with WebServer(files) as other:
+        web.moved["/own.parquet"] = f"{other.url}/one.parquet?X-Amz-Signature=hunter3"
+        assert open_catalog(f"{web.url}/own.parquet").num_rows == 900
+        assert web.told
+        assert not other.told
+        other.statuses["/one.parquet"] = [404] * 9
+        with pytest.raises(InputError, match="own.parquet does not exist") as caught:
+            open_catalog(f"{web.url}/own.parquet")
+        assert "hunter" not in one_line(caught)
+
+
 def test_wrong_keys(bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
