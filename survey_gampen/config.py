@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from survey_gampen import paths, tomlfile
+from survey_gampen.addresses import is_address, join, parent, refuse_secrets, shown, stem
+from survey_gampen.catalogmetadata import catalog_metadata
 from survey_gampen.errors import InputError
 from survey_gampen.survey import Survey, load_survey
 
-#: File that may lie beside a catalogue, and the key of the catalogue's Parquet metadata.
+#: File that may lie beside a catalogue on this machine.
 BESIDE = "survey-gampen.toml"
-METADATA_KEY = b"survey_gampen"
 
 PRECISIONS = ("auto", "int8", "bf16", "fp32")
 
@@ -33,7 +34,7 @@ class Settings:
     Attributes
     ----------
     catalog : str
-        Parquet file, folder of Parquet files, or HATS catalogue.
+        Parquet file, folder of Parquet files, HATS catalogue, or a table; here or elsewhere.
     images : str
         Folder or glob of the survey's images.
     out : str
@@ -138,11 +139,11 @@ def resolve(cli: Mapping[str, Any], config: Path | None = None) -> Settings:
         For an unknown key, a value of a wrong type or out of range, a catalogue that is not there,
         or when no images or no band are given anywhere.
     """
-    catalog = Path(_absolute(str(cli["catalog"]), Path.cwd()))
-    if not catalog.exists():
+    catalog = _absolute(str(cli["catalog"]), os.getcwd(), "command line: catalog")
+    if not is_address(catalog) and not Path(catalog).exists():
         raise InputError(f"{catalog}: no such catalogue; give a file, or a folder of Parquet files")
 
-    merged: dict[str, Any] = {"out": str(catalog.parent / f"{catalog.stem}.gampen")}
+    merged: dict[str, Any] = {"out": _default_out(catalog)}
     for where, base, raw in _layers(catalog, config, cli):
         merged.update(_layer(raw, where, base))
     if "images" not in merged:
@@ -172,20 +173,28 @@ def from_table(table: Mapping[str, Any], where: str) -> Settings:
 
 
 def _layers(
-    catalog: Path, config: Path | None, cli: Mapping[str, Any]
-) -> Iterator[tuple[str, Path, Mapping[str, Any]]]:
+    catalog: str, config: Path | None, cli: Mapping[str, Any]
+) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Yield (what to call it, folder its paths are relative to, keys), weakest first."""
-    home = catalog.parent
-    text = _catalog_metadata(catalog)
+    remote = is_address(catalog)
+    home = parent(catalog) if remote else os.path.dirname(catalog)
+    text = catalog_metadata(catalog)
     if text is not None:
-        where = f"metadata of {catalog}"
+        where = f"metadata of {shown(catalog)}"
         yield where, home, _file_keys(tomlfile.parse(text, where), where)
-    for path in (home / BESIDE, config):
+    for path in (None if remote else Path(home, BESIDE), config):
         if path is not None and (path == config or path.is_file()):
             path = path.expanduser().absolute()
-            yield str(path), path.parent, _file_keys(tomlfile.read(path), str(path))
+            yield str(path), str(path.parent), _file_keys(tomlfile.read(path), str(path))
     given = {key: value for key, value in cli.items() if value is not None}
-    yield "command line", Path.cwd(), given | {"catalog": str(catalog)}
+    yield "command line", os.getcwd(), given | {"catalog": catalog}
+
+
+def _default_out(catalog: str) -> str:
+    """Beside the catalogue, or here where the catalogue lies elsewhere."""
+    if is_address(catalog):
+        return os.path.abspath(f"{stem(catalog)}.gampen")
+    return str(Path(catalog).parent / f"{Path(catalog).stem}.gampen")
 
 
 def _file_keys(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -195,12 +204,14 @@ def _file_keys(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     return table
 
 
-def _layer(raw: Mapping[str, Any], where: str, base: Path) -> dict[str, Any]:
+def _layer(raw: Mapping[str, Any], where: str, base: str) -> dict[str, Any]:
     """One layer, checked and with its paths made absolute."""
     values = {key: _checked(key, value, where) for key, value in raw.items()}
     for key in values.keys() & {*_PLACES, *_NAMES}:
         if key in _PLACES or paths.is_path(values[key]):
-            values[key] = _absolute(values[key], base)
+            # Nobody writes results into somebody else's folder.
+            home = os.getcwd() if key == "out" and is_address(base) else base
+            values[key] = _absolute(values[key], home, f"{where}: {key}")
     return values
 
 
@@ -248,38 +259,14 @@ def _band(band: str, survey: Survey) -> str:
     return band
 
 
-def _catalog_metadata(catalog: Path) -> str | None:
-    """Our TOML text in the catalogue's Parquet metadata; None where there is none.
-
-    A catalogue that cannot be read is no matter of settings: whoever opens its rows will say so.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = _first_file(catalog) if catalog.is_dir() else catalog
-    if path is None:
-        return None
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-    except (pa.ArrowException, OSError):
-        return None
-    text = metadata.get(METADATA_KEY)
-    return None if text is None else text.decode("utf-8", errors="replace")
-
-
-def _first_file(folder: Path) -> Path | None:
-    """The file of a Parquet folder that speaks for all of it."""
-    for name in ("_common_metadata", "dataset/_common_metadata"):
-        if (folder / name).is_file():
-            return folder / name
-    for root, subfolders, files in os.walk(folder):
-        subfolders.sort()
-        found = sorted(f for f in files if f.endswith((".parquet", ".parq", ".pq")))
-        if found:
-            return Path(root) / found[0]
-    return None
-
-
-def _absolute(text: str, base: Path) -> str:
+def _absolute(text: str, base: str, what: str) -> str:
+    """A place as it is known from everywhere; `base` is a folder or an address."""
+    text = text.removeprefix("file://")
+    if is_address(text):
+        refuse_secrets(text, what)
+        return text
+    path = Path(text).expanduser()
+    if is_address(base) and not path.is_absolute():
+        return join(base, text)
     # abspath and not resolve: a link the user made is the name the user knows.
-    return text if "://" in text else os.path.abspath(base / Path(text).expanduser())
+    return os.path.abspath(base / path)

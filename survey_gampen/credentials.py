@@ -166,9 +166,7 @@ def plain_url(url: str) -> SplitResult:
         host = parts.hostname or ""
         _ = parts.port
     except ValueError:
-        raise InputError(
-            "an address of a service cannot be read: write https://host/path"
-        ) from None
+        raise InputError("a service's address cannot be read: write https://host/path") from None
     if "@" in parts.netloc:
         raise InputError(
             f"{parts.scheme}://{host}: leave name and password out of the address; they are taken"
@@ -199,7 +197,7 @@ def _need_encryption(parts: SplitResult) -> None:
     scheme = parts.scheme.rpartition("+")[2]
     if scheme != "https" and parts.hostname not in _LOOPBACK:
         raise InputError(
-            f"{parts.hostname}: passwords and tokens go over https only, not over {scheme or 'this'}"
+            f"{parts.hostname}: passwords and tokens go over https only, not {scheme or 'this'}"
         )
 
 

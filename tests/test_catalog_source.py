@@ -267,7 +267,7 @@ def test_extras_that_clash_with_the_output(tmp_path: Path, name: str) -> None:
 
 def test_every_output_column_is_reserved() -> None:
     leaf = pytest.importorskip("survey_gampen.run.leaf")
-    from survey_gampen.catalog.source import RESERVED
+    from survey_gampen.catalog.columns import RESERVED
 
     rows = pa.schema([("_healpix_29", pa.int64()), ("object_id", pa.int64())])
     assert set(leaf.leaf_schema(rows, {}).names) <= RESERVED

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from survey_gampen import tomlfile
-from survey_gampen.config import BESIDE, METADATA_KEY, Settings, from_table, resolve
+from survey_gampen.catalogmetadata import METADATA_KEY
+from survey_gampen.config import BESIDE, Settings, from_table, resolve
 from survey_gampen.errors import InputError
 
 Catalog = Callable[..., Path]

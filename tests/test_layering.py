@@ -21,7 +21,10 @@ ROWS = [
     {
         *("survey_gampen.paths", "survey_gampen.tomlfile", "survey_gampen.commit"),
         *("survey_gampen.signals", "survey_gampen.quiet", "survey_gampen.stages"),
-        *("survey_gampen.storage", "survey_gampen.parquet", "survey_gampen.credentials"),
+        *("survey_gampen.storage", "survey_gampen.parquet"),
+        *("survey_gampen.addresses", "survey_gampen.stores", "survey_gampen.netfaults"),
+        "survey_gampen.catalogmetadata",
+        "survey_gampen.credentials",
     },
     {"survey_gampen.cuts", "survey_gampen.survey", "survey_gampen.surveys"},
     {"survey_gampen.config"},

@@ -55,7 +55,8 @@ class Inputs:
 
     def warnings(self) -> list[str]:
         """Return what the user should know before it is too late."""
-        said, band = list(self.source.warnings), self.checkpoint.meta.get("band")
+        said = [*self.catalog.notes, *self.source.warnings]
+        band = self.checkpoint.meta.get("band")
         if band and band != self.settings.band:
             said.append(
                 f"the model was trained on band {band}, the images are of {self.settings.band}:"

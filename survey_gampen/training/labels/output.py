@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from survey_gampen import commit
-from survey_gampen.catalog.tables import table_format
+from survey_gampen.catalog.formats import table_format
 from survey_gampen.errors import InputError
 
 #: Footer key of a labelled catalogue: JSON with its source, and the count of each cut.

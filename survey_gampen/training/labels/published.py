@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from survey_gampen.catalog.tables import read_table, table_format
+from survey_gampen.catalog.formats import table_format
+from survey_gampen.catalog.tables import read_table
 from survey_gampen.errors import InputError
 
 #: Our name of a column to the spellings under which files have it, the likeliest first.
