@@ -9,6 +9,7 @@ from pathlib import Path
 from survey_gampen.errors import InputError
 from survey_gampen.images import footprints
 from survey_gampen.images.base import ImageSource
+from survey_gampen.images.das import is_das, open_das
 from survey_gampen.images.gampen import GampenSource, is_gampen_folder
 from survey_gampen.images.tiles import TileSource
 from survey_gampen.survey import Survey
@@ -30,7 +31,8 @@ def open_images(
     ----------
     spec : str, path or list of them
         A folder with ``info.csv`` and ``cutouts/`` is of GaMPEN's layout, and so is any folder
-        under a profile that says so; all else are tiles.
+        under a profile that says so; ``das`` and ``das+https://...`` are HSC's cutout service; all
+        else are tiles.
     survey : Survey
         The profile.
     band : str, optional
@@ -52,12 +54,16 @@ def open_images(
     OutsideFault
         The file system fails.
     """
+    cache = Path(cache_dir).absolute() if cache_dir else None
+    if is_das(spec):
+        return open_das(
+            str(spec), survey, band, model_pixel_scale, cache, variance=variance, frozen=frozen
+        )
     if isinstance(spec, str | os.PathLike):
         folder = Path(spec).expanduser().absolute()
         if is_gampen_folder(folder) or (survey.layout == "gampen" and folder.is_dir()):
             return GampenSource(folder, survey, band, model_pixel_scale, variance=variance)
     if survey.layout == "gampen":
         raise InputError(f"{spec}: profile {survey.name} wants a folder with info.csv and cutouts/")
-    cache = Path(cache_dir).absolute() if cache_dir else None
     root, files, index = footprints.open_index(spec, cache, frozen)
     return TileSource(root, files, index, survey, band, model_pixel_scale, variance=variance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -117,6 +118,8 @@ class Tile:
         Whether :meth:`box` gives variances.
     root : Path, optional
         Folder of all images, see :func:`reading`.
+    content : bytes, optional
+        The file itself, where it is no file of its own; `path` is then only its name.
 
     Raises
     ------
@@ -133,8 +136,9 @@ class Tile:
         *,
         variance: bool = False,
         root: Path | None = None,
+        content: bytes | None = None,
     ) -> None:
-        self.path, self.root = path, root
+        self.path, self.root, self._content = path, root, content
         self.ny, self.nx = group.shape
         self._njy = njy_per_unit(zero_point)
         self._open: list[fits.HDUList] = []
@@ -161,7 +165,10 @@ class Tile:
             raise
 
     def _open_file(self, memmap: bool = True, **options: bool) -> fits.HDUList:
-        hdus = fits.open(self.path, mode="readonly", memmap=memmap, **options)
+        if self._content is None:
+            hdus = fits.open(self.path, mode="readonly", memmap=memmap, **options)
+        else:
+            hdus = fits.open(io.BytesIO(self._content), memmap=False, **options)
         self._open.append(hdus)
         return hdus
 
