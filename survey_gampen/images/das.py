@@ -4,9 +4,9 @@ The protocol, as the official client ``downloadCutout.py`` speaks it (data acces
 public data releases, https://hsc-gitlab.mtk.nao.ac.jp/ssp-software/data-access-tools) and the
 service's manual describes it (https://hsc-release.mtk.nao.ac.jp/das_cutout/pdr3/manual.html):
 
-* ``POST URL/cgi-bin/cutout``, basic authentication, multipart field ``list``: a text whose first line
-  names the columns and whose other lines are one cutout each. ``sw`` and ``sh`` are half the width
-  and half the height. The service takes up to 1000 lines; 990 is what the official client sends.
+* ``POST URL/cgi-bin/cutout``, basic authentication, multipart field ``list``: a text whose first
+  line names the columns and whose other lines are one cutout each. ``sw`` and ``sh`` are half the
+  width and half the height. The service takes up to 1000 lines; the official client sends 990.
 * The answer is a tar that is made while it is sent. The member of line N (the first cutout is line
   2) is ``arch-DATE-TIME/N-cutout-FILTER-TRACT-RERUN.fits``. A cutout without data has no member. At
   an edge of the survey's images it is smaller than asked.
@@ -16,30 +16,23 @@ from __future__ import annotations
 
 import re
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
-from urllib.parse import parse_qsl, urlunsplit
 
-from survey_gampen.credentials import how_to, login, plain_url
-from survey_gampen.errors import InputError, OutsideFault
+from survey_gampen.errors import InputError
 from survey_gampen.images.collect import Ask, Member
 from survey_gampen.images.http import Body, Client
-from survey_gampen.images.patience import Backoff, CutOffError, Manners
+from survey_gampen.images.patience import Backoff, CutOffError
 from survey_gampen.images.planes import short_band
-from survey_gampen.images.service import ServiceSource
-from survey_gampen.images.slots import Slots
-from survey_gampen.survey import Survey
 
 HEADER = "#? rerun type filter tract ra dec sw sh image mask variance"
 LINES = 990
-_KINDS = {"coadd": "cutout", "coadd/bg": "coadd+bg"}
+#: Kinds of coadd, and how members of theirs are called.
+KINDS = {"coadd": "cutout", "coadd/bg": "coadd+bg"}
 _MEMBER = re.compile(
     r"(?:.*/)?(?P<line>[0-9]+)-(?P<kind>cutout|coadd\+bg)-(?P<filter>[^/]+)-(?P<tract>[0-9]+)"
     r"-(?P<rerun>[^/]+)\.fits"
 )
-#: A word of a list must not end its line or its column.
-_WORD = re.compile(r"[A-Za-z0-9_.+/-]+")
 #: Bytes of a member beyond its pixels: headers of four HDUs, with all that hscPipe writes there.
 _HEADERS = 4_000_000
 
@@ -103,7 +96,7 @@ class Das:
         with self._client.ask(
             "POST", where, backoff, files=files, allow_redirects=False
         ) as response:
-            if response.headers.get("Content-Type", "").startswith("text/"):
+            if "html" in response.headers.get("Content-Type", ""):
                 raise InputError(
                     f"{where} answers with a page and not with a tar: is that the address of a"
                     " cutout service, and is the rerun right?"
@@ -118,7 +111,7 @@ class Das:
             return Member(None, "", b"", "the service sent a member that belongs to no line")
         tile = f"{found['filter']}-{found['tract']}-{found['rerun']}"
         place, wrong = places[line - 2], ""
-        if found["kind"] != _KINDS[self._kind] or found["rerun"] != self._rerun:
+        if found["kind"] != KINDS[self._kind] or found["rerun"] != self._rerun:
             wrong = f"the answer is of {found['kind']} {found['rerun']}"
         elif short_band(found["filter"]) != short_band(self._filter):
             wrong = f"the answer is of {found['filter']}, not {self._filter}"
@@ -181,101 +174,3 @@ def _members(body: Body, limit: int) -> Iterator[tuple[str, int, bytes]]:
         trouble = f"the answer was cut off ({error})"
     if trouble:
         raise CutOffError(trouble)
-
-
-def is_das(spec: object) -> bool:
-    """Whether ``--images`` means this service."""
-    return isinstance(spec, str) and (spec == "das" or spec.startswith("das+"))
-
-
-def open_das(
-    spec: str,
-    survey: Survey,
-    band: str | None,
-    pixel_scale: float | None,
-    cache: Path | None,
-    *,
-    variance: bool = False,
-    frozen: bool = False,
-    manners: Manners | None = None,
-) -> ServiceSource:
-    """Open the service.
-
-    Parameters
-    ----------
-    spec : str
-        ``das``: the address and the rerun of the profile; or ``das+https://host/path?rerun=NAME``,
-        with ``&type=coadd/bg`` for the global sky subtraction.
-    survey, band, pixel_scale, variance
-        See :class:`ServiceSource`.
-    cache : Path or None
-        The run's folder of what can be made again.
-    frozen : bool
-        On a worker: the service is not knocked at first.
-    manners : Manners, optional
-
-    Raises
-    ------
-    InputError
-        Address, rerun, filter, name or password are missing or wrong.
-    OutsideFault
-        The service does not answer; or, on a worker, one of the above.
-    """
-    try:
-        url, rerun, kind = _address(spec, survey.das)
-        filter_name = _filter(survey.das, band)
-        secret = login("hsc", url)
-        if secret is None:
-            raise InputError(f"{url}: name and password are missing: {how_to('hsc')}")
-    except InputError as error:
-        if not frozen:
-            raise
-        said = str(error)
-    else:
-        manners = manners or Manners()
-        folder = cache / "das" if cache else None
-        slots = Slots(folder / "slots" if folder else None, manners.connections)
-        client = Client("hsc", url, secret, manners, slots)
-        scale = survey.pixel_scale or 0.168
-        service = Das(client, url, rerun, filter_name, kind, scale, variance)
-        source = ServiceSource(
-            service, survey, band, pixel_scale, folder, variance=variance, frozen=frozen
-        )
-        if not frozen:
-            service.enter()
-        return source
-    raise OutsideFault(f"on this worker: {said}")  # at planning there was no such trouble
-
-
-def _address(spec: str, profile: Mapping[str, Any]) -> tuple[str, str, str]:
-    """The service's address, rerun and kind of coadd."""
-    query: dict[str, str] = {}
-    url = str(profile.get("url", ""))
-    if spec != "das":
-        parts = plain_url(spec.removeprefix("das+"))
-        query = dict(parse_qsl(parts.query))
-        url = urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
-    if not plain_url(url).scheme.startswith("http"):
-        raise InputError(
-            "--images das needs url in [das] of the survey profile; or write"
-            " das+https://HOST/PATH?rerun=NAME"
-        )
-    for key in query:
-        if key not in ("rerun", "type"):
-            raise InputError(f"{url}: unknown word {key!r} after the ?, use rerun and type")
-    rerun = query.get("rerun") or str(profile.get("rerun", ""))
-    kind = query.get("type", "coadd")
-    if not _WORD.fullmatch(rerun):
-        raise InputError(f"{url}: say which release: {url}?rerun=NAME, or rerun in [das]")
-    if kind not in _KINDS:
-        raise InputError(f"{url}: type must be one of {', '.join(_KINDS)}, is {kind!r}")
-    return url.rstrip("/").removesuffix("/cgi-bin/cutout"), rerun, kind
-
-
-def _filter(profile: Mapping[str, Any], band: str | None) -> str:
-    if not band:
-        raise InputError("a cutout service needs a band: give --band")
-    name = str(profile.get("filters", {}).get(band) or f"HSC-{band.upper()}")
-    if not _WORD.fullmatch(name):
-        raise InputError(f"{name!r} is no filter of a cutout service")
-    return name

@@ -87,7 +87,8 @@ class Client:
         backoff : Backoff
         **words
             ``files``, ``data``, ``params``, ``allow_redirects`` of ``requests``; ``accept``: other
-            codes than 200 that are answers.
+            codes than 200 that are answers; ``empty``: words by which a refusal means that there
+            is nothing.
 
         Raises
         ------
@@ -96,13 +97,13 @@ class Client:
         OutsideFault
             No answer for long.
         """
-        accept = (200, *words.pop("accept", ()))
+        accept, empty = (200, *words.pop("accept", ())), words.pop("empty", "")
         while True:
             with self._slots.one():
                 response, trouble = self._send(method, url, words)
                 if response is not None:
                     try:
-                        trouble, pause = self._judge(response, accept)
+                        trouble, pause = self._judge(response, accept, empty)
                         if not trouble:
                             yield response
                             return
@@ -113,9 +114,11 @@ class Client:
             backoff.wait(trouble, pause)
 
     def fetch(self, method: str, url: str, backoff: Backoff, limit: int, **words: Any) -> bytes:
-        """Ask until a whole answer has come, of no more than `limit` bytes."""
+        """Ask until a whole answer has come, of no more than `limit` bytes; empty if it is none."""
         while True:
             with self.ask(method, url, backoff, **words) as response:
+                if response.status_code != 200:
+                    return b""
                 try:
                     content = Body(response).read(limit + 1)
                     if len(content) > limit:
@@ -151,7 +154,7 @@ class Client:
             raise InputError(f"{self.host}: {fatal}")
         return None, trouble
 
-    def _judge(self, response: Any, accept: tuple[int, ...]) -> tuple[str, float]:
+    def _judge(self, response: Any, accept: tuple[int, ...], empty: str) -> tuple[str, float]:
         """Return ("", 0) for an answer, else why to ask again and how long to wait at least."""
         code = response.status_code
         if code in accept:
@@ -167,7 +170,10 @@ class Client:
             raise InputError(f"{self.host} refuses {what} ({code}): {how_to(self._service, kind)}")
         if code >= 500 or code in _LATER:
             return said, _retry_after(response.headers.get("Retry-After"))
-        raise InputError(f"{self.host} {said}: {self._words(response)}")
+        words = self._words(response)
+        if empty and empty in words.lower():
+            return "", 0.0
+        raise InputError(f"{self.host} {said}: {words}")
 
     def _words(self, response: Any) -> str:
         """The beginning of what the server says, without our secret should it repeat that."""

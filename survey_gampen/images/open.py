@@ -9,8 +9,8 @@ from pathlib import Path
 from survey_gampen.errors import InputError
 from survey_gampen.images import footprints
 from survey_gampen.images.base import ImageSource
-from survey_gampen.images.das import is_das, open_das
 from survey_gampen.images.gampen import GampenSource, is_gampen_folder
+from survey_gampen.images.remote import is_service, open_service
 from survey_gampen.images.tiles import TileSource
 from survey_gampen.survey import Survey
 
@@ -31,8 +31,8 @@ def open_images(
     ----------
     spec : str, path or list of them
         A folder with ``info.csv`` and ``cutouts/`` is of GaMPEN's layout, and so is any folder
-        under a profile that says so; ``das`` and ``das+https://...`` are HSC's cutout service; all
-        else are tiles.
+        under a profile that says so; ``das``, ``soda``, and addresses with such a word before
+        a ``+``, are cutout services; all else are tiles.
     survey : Survey
         The profile.
     band : str, optional
@@ -55,8 +55,8 @@ def open_images(
         The file system fails.
     """
     cache = Path(cache_dir).absolute() if cache_dir else None
-    if is_das(spec):
-        return open_das(
+    if is_service(spec):
+        return open_service(
             str(spec), survey, band, model_pixel_scale, cache, variance=variance, frozen=frozen
         )
     if isinstance(spec, str | os.PathLike):

@@ -126,9 +126,7 @@ class ServiceSource:
 
 
 @contextlib.contextmanager
-def fetched(
-    source: ImageSource, ra: ArrayLike, dec: ArrayLike, size: int
-) -> Iterator[ImageSource]:
+def fetched(source: ImageSource, ra: ArrayLike, dec: ArrayLike, size: int) -> Iterator[ImageSource]:
     """The source for all galaxies that are cut inside the block.
 
     A service is told of all of them at once, so that it is asked in large requests. Its answers
@@ -168,7 +166,7 @@ class ServicePart:
         self.pixel_scale, self.warnings = source.pixel_scale, source.warnings
         native = native_size(size, (source.native_scale,) * 2, source.pixel_scale)
         half = (native / 2 + _MARGIN) * source.native_scale
-        lon, lat = _unique(np.atleast_1d(np.asarray(ra, float)), np.atleast_1d(np.asarray(dec, float)))
+        lon, lat = _unique(*(np.atleast_1d(np.asarray(angle, float)) for angle in (ra, dec)))
         lines = source.service.lines
         self._asks = [
             Ask(lon[start : start + lines], lat[start : start + lines], half)
