@@ -255,7 +255,7 @@ class DasServer:
             elif wrong == "junk":
                 content = b"not a FITS file"
             elif wrong == "long":
-                content = content + b"\0" * 20_000_000
+                content = content + b"\0" * 5_000_000
             stray = fault == "stray" and number == half
             if stray:
                 name = f"{len(lines) + 7}-cutout-HSC-G-9813-pdr3_wide.fits"
