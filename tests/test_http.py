@@ -36,6 +36,11 @@ def ask(one: Client, url: str) -> int:
         return int(response.status_code)
 
 
+def post(one: Client, url: str) -> None:
+    with one.ask("POST", url, one.backoff(), files={"list": ("list.txt", "#?")}):
+        pass
+
+
 def test_a_refusal_shows_no_secret_wherever_one_looks(sky: Sky) -> None:
     with DasServer(sky) as server:
         assert ask(client(server.url), f"{server.url}/") == 200
@@ -58,18 +63,14 @@ def test_the_secret_goes_to_its_own_service_only(sky: Sky) -> None:
         one = client(mine.url)
         assert ask(one, f"{mine.url}/") == 200
         with pytest.raises(InputError, match="refuses"):
-            for _ in range(5):
-                ask(one, f"{other.url}/")
+            ask(one, f"{other.url}/")
 
 
 def test_words_of_the_server_are_shown_without_the_secret(sky: Sky) -> None:
     with DasServer(sky) as server:
         one = client(server.url)
         with pytest.raises(InputError, match="404 Not Found: code 404 Basic \\.\\.\\.") as caught:
-            with one.ask(
-                "POST", f"{server.url}/elsewhere", one.backoff(), files={"list": ("a", "b")}
-            ):
-                pass
+            post(one, f"{server.url}/elsewhere")
         assert DasServer.password not in str(caught.value)
 
 
@@ -79,8 +80,7 @@ def test_a_sick_service_stops_the_run_after_some_time(sky: Sky, fault: str, said
         one = client(server.url)
         begun = time.monotonic()
         with pytest.raises(OutsideFault, match=said):
-            with one.ask("POST", f"{server.url}/cgi-bin/cutout", one.backoff(), files={"a": "b"}):
-                pass
+            post(one, f"{server.url}/cgi-bin/cutout")
         assert time.monotonic() - begun < 3
         assert 3 < len(server.posts) < 100
 
