@@ -25,7 +25,7 @@ from survey_gampen.images.answers import Answer
 from survey_gampen.images.collect import Ask, Member, judge
 from survey_gampen.images.das import HEADER, LINES, Das
 from survey_gampen.images.patience import Backoff, Manners
-from survey_gampen.images.remote import is_service, open_service
+from survey_gampen.images.services import is_service, open_service
 from survey_gampen.images.service import ServiceSource, fetched
 from survey_gampen.images.status import Status
 from survey_gampen.survey import load_survey
@@ -312,7 +312,7 @@ import numpy as np
 from pathlib import Path
 from skytiles import SURVEY, gather
 from survey_gampen.images.das import Das
-from survey_gampen.images.remote import open_service
+from survey_gampen.images.services import open_service
 from survey_gampen.images.service import fetched
 Das.lines = 100
 spec, cache, table, to = sys.argv[1:]

@@ -9,8 +9,9 @@ from pathlib import Path
 from survey_gampen.errors import InputError
 from survey_gampen.images import footprints
 from survey_gampen.images.base import ImageSource
+from survey_gampen.images.butler import coadd_files, is_butler
 from survey_gampen.images.gampen import GampenSource, is_gampen_folder
-from survey_gampen.images.remote import is_service, open_service
+from survey_gampen.images.services import is_service, open_service
 from survey_gampen.images.tiles import TileSource
 from survey_gampen.survey import Survey
 
@@ -32,7 +33,7 @@ def open_images(
     spec : str, path or list of them
         A folder with ``info.csv`` and ``cutouts/`` is of GaMPEN's layout, and so is any folder
         under a profile that says so; ``das``, ``soda``, and addresses with such a word before
-        a ``+``, are cutout services; all else are tiles.
+        a ``+``, are cutout services; ``butler:...`` is a Butler repository; all else are tiles.
     survey : Survey
         The profile.
     band : str, optional
@@ -59,6 +60,8 @@ def open_images(
         return open_service(
             str(spec), survey, band, model_pixel_scale, cache, variance=variance, frozen=frozen
         )
+    if is_butler(spec):
+        spec = coadd_files(str(spec), band, cache, frozen)
     if isinstance(spec, str | os.PathLike):
         folder = Path(spec).expanduser().absolute()
         if is_gampen_folder(folder) or (survey.layout == "gampen" and folder.is_dir()):
