@@ -198,7 +198,7 @@ def _layer(raw: Mapping[str, Any], where: str, base: Path) -> dict[str, Any]:
     """One layer, checked and with its paths made absolute."""
     values = {key: _checked(key, value, where) for key, value in raw.items()}
     for key in values.keys() & {*_PLACES, *_NAMES}:
-        if key == "images" and values[key].partition(":")[0] in (*_SERVICES, "butler"):
+        if key == "images" and (values[key] in _SERVICES or values[key].startswith("butler:")):
             continue
         if key in _PLACES or paths.is_path(values[key]):
             values[key] = _absolute(values[key], base)

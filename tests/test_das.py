@@ -25,8 +25,8 @@ from survey_gampen.images.answers import Answer
 from survey_gampen.images.collect import Ask, Member, judge
 from survey_gampen.images.das import HEADER, LINES, Das
 from survey_gampen.images.patience import Backoff, Manners
-from survey_gampen.images.services import is_service, open_service
 from survey_gampen.images.service import ServiceSource, fetched
+from survey_gampen.images.services import is_service, open_service
 from survey_gampen.images.status import Status
 from survey_gampen.survey import load_survey
 

@@ -17,8 +17,8 @@ from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.images.grid import unit_vectors
 from survey_gampen.images.patience import Manners
 from survey_gampen.images.regions import parse_region
-from survey_gampen.images.services import open_service
 from survey_gampen.images.service import ServiceSource
+from survey_gampen.images.services import open_service
 from survey_gampen.images.status import Status
 from survey_gampen.survey import Survey
 

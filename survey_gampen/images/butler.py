@@ -1,9 +1,9 @@
 """Coadds of a Butler repository: the Butler tells which files they are, and they are tiles then.
 
 Needs the package ``lsst-daf-butler``, which comes with the LSST Science Pipelines and is never
-installed by this one. Only three calls are made (https://pipelines.lsst.io, module lsst.daf.butler):
-``Butler.from_config``, ``Butler.query_datasets`` and ``Butler.getURI``. They were tested against a
-stand-in for that package and not yet against a real repository.
+installed by this one. Only three calls are made: ``Butler.from_config``, ``Butler.query_datasets``
+and ``Butler.getURI`` (https://pipelines.lsst.io, module lsst.daf.butler). They were tested against
+a stand-in for that package and not yet against a real repository.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _query(repo: str, collection: str, dataset: str, band: str) -> list[str]:
 
 def _butler() -> Any:
     try:
-        from lsst.daf.butler import Butler  # type: ignore[import-not-found]
+        from lsst.daf.butler import Butler
     except ImportError:
         raise InputError(
             "images from a Butler repository need lsst-daf-butler, which comes with the LSST"
