@@ -178,7 +178,7 @@ class Client:
     def _words(self, response: Any) -> str:
         """The beginning of what the server says, without our secret should it repeat that."""
         try:
-            text = response.raw.read(400, decode_content=True).decode("utf-8", "replace")
+            text = response.raw.read(4000, decode_content=True).decode("utf-8", "replace")
         except Exception:  # it matters little why this cannot be had
             text = ""
         for hidden in self._hidden():
