@@ -27,6 +27,7 @@ from survey_gampen.images.das import HEADER, LINES, Das
 from survey_gampen.images.patience import Backoff, Manners
 from survey_gampen.images.service import ServiceSource, fetched
 from survey_gampen.images.services import is_service, open_service
+from survey_gampen.images.single import Seen
 from survey_gampen.images.status import Status
 from survey_gampen.survey import load_survey
 
@@ -115,7 +116,13 @@ def test_cutouts_are_those_from_the_tile_itself(sky: Sky, tmp_path: Path) -> Non
         assert (found[1] == wanted[1]).all()
         assert {int(s) for s in found[1]} >= {0, int(Status.BAD_PIXELS)}
         assert (found[1] & int(Status.EDGE)).any()
-        assert np.array_equal(found[0], wanted[0])
+        # The scale is measured in the middle of the file: it differs by 1e-6 where it varies.
+        exact = scale is None
+        assert (
+            np.array_equal(found[0], wanted[0])
+            if exact
+            else np.allclose(found[0], wanted[0], atol=0.01)
+        )
         assert np.array_equal(found[3], wanted[3])
         assert batch.variance is not None
         assert batch.facts["tile"] == "HSC-G-9813-pdr3_wide"
@@ -405,7 +412,10 @@ def test_real_answers_of_the_service(realdata: Path) -> None:
             grid = WCS(hdus[1].header)
             ra, dec = (float(v) for v in grid.all_pix2world(12, 12, 0))
         half = 12.5 * 0.168
-        assert judge(content, ra, dec, half, survey, "i", 0.168) == ""
-        assert "of band i" in judge(content, ra, dec, half, survey, "g", 0.168)
-        assert "another place" in judge(content, ra, dec + 0.01, half, survey, "i", 0.168)
-        assert "no image" in judge(content[:5000], ra, dec, half, survey, "i", 0.168)
+        assert isinstance(judge(content, ra, dec, half, survey, "i", 0.168), Seen)
+        for said, file, there, band in [
+            ("of band i", content, dec, "g"),
+            ("another place", content, dec + 0.01, "i"),
+            ("no image", content[:5000], dec, "i"),
+        ]:
+            assert said in str(judge(file, ra, there, half, survey, band, 0.168))

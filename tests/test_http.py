@@ -45,7 +45,8 @@ def test_a_refusal_shows_no_secret_wherever_one_looks(sky: Sky) -> None:
     with DasServer(sky) as server:
         assert ask(client(server.url), f"{server.url}/") == 200
         with pytest.raises(InputError, match="refuses name and password") as caught:
-            ask(client(server.url, "wrong-secret"), f"{server.url}/")
+            # A trace shows this line too: the secret must not stand in it.
+            ask(client(server.url, "-".join(("wrong", "secret"))), f"{server.url}/")
         error = caught.value
         trace = "".join(TracebackException.from_exception(error, capture_locals=True).format())
         assert "wrong-secret" not in trace
@@ -141,11 +142,10 @@ def test_slots_are_shared_by_threads_and_processes(tmp_path: Path) -> None:
     assert most == 2
     code = (
         "import sys, time; from pathlib import Path; from survey_gampen.images.slots import Slots\n"
-        f"with Slots(Path({str(tmp_path)!r}), 2).one(): print('in', flush=True); time.sleep(60)"
+        f"with Slots(Path({str(tmp_path)!r}), 1).one(): print('in', flush=True); time.sleep(60)"
     )
-    others = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(2)
-    ]
+    slots = Slots(tmp_path, 1)
+    others = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)]
     try:
         for other in others:
             assert other.stdout is not None
@@ -158,7 +158,7 @@ def test_slots_are_shared_by_threads_and_processes(tmp_path: Path) -> None:
 
         thread = threading.Thread(target=enter)
         thread.start()
-        assert not entered.wait(0.5)  # both slots are the others'
+        assert not entered.wait(0.5)  # the slot is the other's
         others[0].kill()
         assert entered.wait(10)  # the system gave back what the dead one held
         thread.join()

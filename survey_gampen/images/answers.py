@@ -11,6 +11,9 @@ import json
 import tarfile
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
+
+from survey_gampen.images.single import Seen
 
 _LIST = "answer.json"
 
@@ -26,12 +29,12 @@ class AnswerWriter:
 
     def __init__(self, path: Path) -> None:
         self._tar = tarfile.open(path, "w")  # noqa: SIM115
-        self._images: list[tuple[int, str]] = []
+        self._images: list[tuple[int, str, dict[str, Any]]] = []
 
-    def add(self, place: int, tile: str, content: bytes) -> None:
+    def add(self, place: int, tile: str, content: bytes, seen: Seen) -> None:
         """Keep an image of the galaxy at `place` of the request, cut from `tile`."""
         self._put(f"{len(self._images)}.fits", content)
-        self._images.append((place, tile))
+        self._images.append((place, tile, seen.as_plain()))
 
     def finish(self, places: int, bad: dict[int, str]) -> None:
         """Write the list: how many galaxies were asked for, and why some have nothing usable."""
@@ -75,14 +78,16 @@ class Answer:
             raise ValueError(f"{path}: no answer of a service") from error
         self.places: int = said["places"]
         self.bad: dict[int, str] = dict(said["bad"])
-        self._images: dict[int, list[tuple[str, int, int]]] = defaultdict(list)
-        for number, (place, tile) in enumerate(said["images"]):
-            self._images[place].append((tile, *members[f"{number}.fits"]))
+        self._images: dict[int, list[tuple[str, dict[str, Any], int, int]]] = defaultdict(list)
+        for number, (place, tile, seen) in enumerate(said["images"]):
+            self._images[place].append((tile, seen, *members[f"{number}.fits"]))
 
-    def images(self, place: int) -> list[tuple[str, bytes]]:
-        """Tile and FITS file of each image of the galaxy at `place`."""
-        found = self._images.get(place, [])
-        return [(tile, self._read(offset, size)) for tile, offset, size in found]
+    def images(self, place: int) -> list[tuple[str, bytes, Seen]]:
+        """Tile, FITS file, and what its headers say, of each image of the galaxy at `place`."""
+        return [
+            (tile, self._read(offset, size), Seen.of_plain(seen))
+            for tile, seen, offset, size in self._images.get(place, [])
+        ]
 
     def _read(self, offset: int, size: int) -> bytes:
         with self.path.open("rb") as file:

@@ -15,7 +15,7 @@ from survey_gampen.images.answers import AnswerWriter
 from survey_gampen.images.grid import quiet
 from survey_gampen.images.patience import Backoff, CutOffError, Manners
 from survey_gampen.images.planes import short_band
-from survey_gampen.images.single import look
+from survey_gampen.images.single import Seen, look
 from survey_gampen.survey import Survey
 
 #: A service may round a box up by so many pixels on each side.
@@ -154,14 +154,14 @@ def collect(
                     stray = member.wrong or "a member that nobody asked for"
                     continue
                 place = member.place
-                reason = member.wrong or judge(
+                seen: Seen | str = member.wrong or judge(
                     member.content, float(ask.ra[place]), float(ask.dec[place]), ask.half, survey,
                     band, scale,
                 )  # fmt: skip
-                if reason:
-                    wrong[place] = reason
+                if isinstance(seen, str):
+                    wrong[place] = seen
                 else:
-                    to.add(place, member.tile, member.content)
+                    to.add(place, member.tile, member.content, seen)
                     good.add(place)
                     backoff.progress()
         except CutOffError as error:
@@ -190,22 +190,23 @@ def judge(
     survey: Survey,
     band: str | None,
     scale: float,
-) -> str:
-    """Why a file cannot be the image of a galaxy; empty if it can.
+) -> Seen | str:
+    """What a file says of itself, or why it cannot be the image of a galaxy.
 
     It must be a FITS file with an image of the band and a WCS, and no larger in any direction than
     the box that was asked for around the galaxy. Smaller it may be: at an edge of the survey.
     """
     try:
         with quiet(), fits.open(io.BytesIO(content)) as hdus:
-            group, grid, facts = look(hdus, "the answer", survey, band, scale)
-            if hdus[group.image].data is None:
+            seen = look(hdus, "the answer", survey, band, scale)
+            if hdus[seen.group.image].data is None:
                 return "the answer holds no pixels"
     except Exception as error:  # FITS readers fail on a broken file with a dozen classes
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         return f"the answer is no image ({reason})"
-    if band and facts["band"] and short_band(facts["band"]) != short_band(band):
-        return f"the answer is of band {facts['band']}, not {band}"
+    label, grid = seen.facts["band"], seen.grid
+    if band and label and short_band(label) != short_band(band):
+        return f"the answer is of band {label}, not {band}"
     if grid is None:
         return "the answer has no WCS"
     with quiet():
@@ -215,4 +216,4 @@ def judge(
         reach = half / size + _ROUNDING
         if not (-reach <= at <= pixels - 1 + reach and at <= reach and pixels - 1 - at <= reach):
             return "the answer shows another place of the sky"
-    return ""
+    return seen

@@ -163,7 +163,8 @@ class GampenSource:
     def _look(self, path: Path) -> tuple[PlaneGroup, Grid | None, dict[str, Any]]:
         """What the headers of one file say."""
         with reading(path, self.folder), fits.open(path, mode="readonly", memmap=True) as hdus:
-            return look(hdus, path.name, self.survey, self.band, self.pixel_scale)
+            seen = look(hdus, path.name, self.survey, self.band, self.pixel_scale)
+        return seen.group, seen.grid, seen.facts
 
     def close(self) -> None:
         """Nothing stays open."""

@@ -274,6 +274,7 @@ def _root(error: BaseException) -> str:
         seen.add(id(inner))
         reason = getattr(inner, "reason", None)
         nested = [arg for arg in inner.args if isinstance(arg, BaseException)]
+        nested += [inner.__cause__] if inner.__cause__ is not None else []
         inner = reason if isinstance(reason, BaseException) else (nested or [inner])[0]
     if isinstance(inner, socket.gaierror):
         return "no such host"

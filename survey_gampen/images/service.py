@@ -257,10 +257,8 @@ class ServicePart:
         images: list[GalaxyImage] = []
         source = self.source
         try:
-            for tile, content in answer.images(place):
-                image = GalaxyImage(
-                    tile, content, source.survey, source.band, source.native_scale, source.variance
-                )
+            for tile, content, seen in answer.images(place):
+                image = GalaxyImage(tile, content, seen, source.survey, source.variance)
                 images.append(image)
                 image.locate(ra, dec)
             images = sorted(images, key=lambda image: -image.depth)  # stable: the first of equals

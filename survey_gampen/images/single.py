@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import io
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,49 @@ from astropy.io import fits
 from survey_gampen.errors import UnreadableFile
 from survey_gampen.images.grid import Grid, celestial_text
 from survey_gampen.images.planes import PlaneGroup, find_groups, psf_fwhm, unit_of
-from survey_gampen.images.tile import Tile, reading
+from survey_gampen.images.tile import Tile
 from survey_gampen.survey import Survey
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the headers of such a file say.
+
+    Attributes
+    ----------
+    group : PlaneGroup
+        The first image and what belongs to it.
+    wcs : str or None
+        See :func:`~survey_gampen.images.grid.celestial_text`.
+    facts : dict
+        As in :class:`~survey_gampen.images.base.Cutouts`, but for tile and sky.
+    """
+
+    group: PlaneGroup
+    wcs: str | None
+    facts: dict[str, Any]
+
+    @cached_property
+    def grid(self) -> Grid | None:
+        """The image's pixels on the sky; None without a celestial WCS."""
+        return Grid(self.wcs, self.group.shape[1], self.group.shape[0]) if self.wcs else None
+
+    def as_plain(self) -> dict[str, Any]:
+        """The same as plain values, for a file."""
+        return asdict(self)
+
+    @classmethod
+    def of_plain(cls, plain: dict[str, Any]) -> Seen:
+        """Return what :meth:`as_plain` was made of."""
+        group = plain["group"]
+        return cls(
+            PlaneGroup(**{**group, "shape": tuple(group["shape"])}), plain["wcs"], plain["facts"]
+        )
 
 
 def look(
     hdus: fits.HDUList, name: str, survey: Survey, band: str | None, model_scale: float
-) -> tuple[PlaneGroup, Grid | None, dict[str, Any]]:
+) -> Seen:
     """Read the headers of a file.
 
     Parameters
@@ -34,15 +71,6 @@ def look(
     model_scale : float
         Arcsec a pixel, where neither file nor survey tell the scale.
 
-    Returns
-    -------
-    group : PlaneGroup
-        The first image and what belongs to it.
-    grid : Grid or None
-        Its pixels on the sky; None without a celestial WCS.
-    facts : dict
-        As in :class:`~survey_gampen.images.base.Cutouts`, but for tile and sky.
-
     Raises
     ------
     UnreadableFile
@@ -53,19 +81,19 @@ def look(
         raise UnreadableFile(f"{name}: holds no 2-D image")
     group = groups[0]
     header, primary = hdus[group.image].header, hdus[0].header
-    text = celestial_text(header)
-    grid = Grid(text, group.shape[1], group.shape[0]) if text else None
+    facts: dict[str, Any] = {}
+    seen = Seen(group, celestial_text(header), facts)
     scale = (survey.pixel_scale or model_scale,) * 2
-    scale = grid.pixel_scales() if grid else scale
+    scale = seen.grid.pixel_scales() if seen.grid else scale
     unit = unit_of(header, primary, scale[0] * scale[1])
-    facts = {
+    facts |= {
         "band": group.band or band,
         "zero_point": unit[0] if unit else survey.zero_point,
         "zero_point_from": unit[1] if unit else "survey",
         "pixel_scale": float(np.sqrt(scale[0] * scale[1])),
         "psf_fwhm": psf_fwhm(header, primary),
     }
-    return group, grid, facts
+    return seen
 
 
 class GalaxyImage:
@@ -77,8 +105,10 @@ class GalaxyImage:
         What to call it.
     content : bytes
         The file.
-    survey, band, model_scale
-        See :func:`look`.
+    seen : Seen
+        What its headers say.
+    survey : Survey
+        Says which mask planes are what.
     variance : bool
         Whether its boxes have variances.
 
@@ -95,24 +125,18 @@ class GalaxyImage:
     """
 
     def __init__(
-        self,
-        name: str,
-        content: bytes,
-        survey: Survey,
-        band: str | None,
-        model_scale: float,
-        variance: bool = False,
+        self, name: str, content: bytes, seen: Seen, survey: Survey, variance: bool = False
     ) -> None:
-        self.name, path = name, Path(name)
-        with reading(path), fits.open(io.BytesIO(content)) as hdus:
-            group, grid, self.facts = look(hdus, name, survey, band, model_scale)
-        if grid is None:
+        self.name, self.facts = name, seen.facts
+        if seen.grid is None:
             raise UnreadableFile(f"{name}: no WCS")
-        if self.facts["zero_point"] is None:
-            raise UnreadableFile(f"{name}: no zero point in the header nor in the survey profile")
-        self.grid, self.scales = grid, grid.pixel_scales()
         zero_point = self.facts["zero_point"]
-        self.tile = Tile(path, group, survey, zero_point, variance=variance, content=content)
+        if zero_point is None:
+            raise UnreadableFile(f"{name}: no zero point in the header nor in the survey profile")
+        self.grid, self.scales = seen.grid, seen.grid.pixel_scales()
+        self.tile = Tile(
+            Path(name), seen.group, survey, zero_point, variance=variance, content=content
+        )
         self.x, self.y, self.depth = np.nan, np.nan, -np.inf
 
     def locate(self, ra: float, dec: float) -> None:
