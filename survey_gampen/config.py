@@ -101,6 +101,8 @@ class Settings:
 
 #: Settings whose value is a place: relative to the file that names it.
 _PLACES = ("catalog", "images", "out")
+#: Images that are no place: the services of the survey's profile.
+_SERVICES = ("das", "soda", "tree")
 #: Settings whose value is a shipped thing's name, or a file.
 _NAMES = ("survey", "model", "cluster")
 #: Settings that say what is done once, not what a run is: only the command line has them.
@@ -208,6 +210,8 @@ def _layer(raw: Mapping[str, Any], where: str, base: str) -> dict[str, Any]:
     """One layer, checked and with its paths made absolute."""
     values = {key: _checked(key, value, where) for key, value in raw.items()}
     for key in values.keys() & {*_PLACES, *_NAMES}:
+        if key == "images" and (values[key] in _SERVICES or values[key].startswith("butler:")):
+            continue
         if key in _PLACES or paths.is_path(values[key]):
             # Nobody writes results into somebody else's folder.
             home = os.getcwd() if key == "out" and is_address(base) else base

@@ -20,12 +20,11 @@ from survey_gampen.errors import InputError
 
 #: Hosts that a password may go to unencrypted: no network lies between.
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-#: Names under which a service's tools keep its token. Notebooks of the Rubin Science Platform have
-#: it in the environment, and in a file (Python package lsst-rsp, ``get_access_token``).
+#: Where a service's own tools keep its token. Notebooks of the Rubin Science Platform have it in
+#: the environment, and in a file (Python package lsst-rsp, ``get_access_token``, ``RSPClient``).
 _TOKEN_VARIABLES = {"rubin": ("ACCESS_TOKEN",)}
-_TOKEN_FILES = {
-    "rubin": ("/opt/lsst/software/jupyterlab/secrets/token", "~/.access_token"),
-}
+_TOKEN_FILE_VARIABLES = {"rubin": ("ACCESS_TOKEN_FILE",)}
+_TOKEN_FILES = {"rubin": ("/opt/lsst/software/jupyterlab/secrets/token",)}
 
 
 class _Guarded:
@@ -80,9 +79,9 @@ def login(service: str, url: str) -> Login | None:
     """Name and password for a service, or None where nobody told them.
 
     Asked are, for the service ``hsc``: ``SURVEY_GAMPEN_HSC_USER`` with
-    ``SURVEY_GAMPEN_HSC_PASSWORD`` or the first line of the file ``SURVEY_GAMPEN_HSC_PASSWORD_FILE``;
-    the keyring's entry ``survey-gampen-hsc``; the line of the service's host in ``~/.netrc``, or in
-    the file ``NETRC``.
+    ``SURVEY_GAMPEN_HSC_PASSWORD``, or with the first line of the file that
+    ``SURVEY_GAMPEN_HSC_PASSWORD_FILE`` names; the keyring's entry ``survey-gampen-hsc``; the line
+    of the service's host in ``~/.netrc``, or in the file ``NETRC``.
 
     Parameters
     ----------
@@ -123,8 +122,9 @@ def token(service: str, url: str = "") -> Token | None:
     """Bearer token for a service, or None where nobody told one.
 
     Asked are, for the service ``rubin``: ``SURVEY_GAMPEN_RUBIN_TOKEN``, the first line of the file
-    ``SURVEY_GAMPEN_RUBIN_TOKEN_FILE``, what the Rubin Science Platform sets in its notebooks
-    (``ACCESS_TOKEN`` and a file), and the keyring's entry ``survey-gampen-rubin`` of user ``token``.
+    that ``SURVEY_GAMPEN_RUBIN_TOKEN_FILE`` names, what the Rubin Science Platform sets in its
+    notebooks (``ACCESS_TOKEN``, ``ACCESS_TOKEN_FILE`` and a file), and the keyring's entry
+    ``survey-gampen-rubin`` of user ``token``.
 
     Parameters
     ----------
@@ -140,12 +140,15 @@ def token(service: str, url: str = "") -> Token | None:
         read.
     """
     parts = plain_url(url) if url else None
-    names = _TOKEN_VARIABLES.get(service, ())
     value = _from_environment(service, "TOKEN")
-    value = value or next((v for v in (os.environ.get(n, "").strip() for n in names) if v), "")
+    for name in _TOKEN_VARIABLES.get(service, ()):
+        value = value or os.environ.get(name, "").strip()
+    for name in _TOKEN_FILE_VARIABLES.get(service, ()):
+        if not value and os.environ.get(name):
+            value = _first_line(Path(os.environ[name]).expanduser(), name)
     for name in _TOKEN_FILES.get(service, ()):
-        path = Path(name).expanduser()
-        value = value or (_first_line(path, path.name) if path.is_file() else "")
+        if not value and Path(name).is_file():
+            value = _first_line(Path(name), name)
     if not value and (entry := _from_keyring(service, "token")):
         value = entry.password
     if value and parts:
@@ -166,7 +169,7 @@ def plain_url(url: str) -> SplitResult:
         host = parts.hostname or ""
         _ = parts.port
     except ValueError:
-        raise InputError("a service's address cannot be read: write https://host/path") from None
+        raise InputError("this is no address of a service: write https://host/path") from None
     if "@" in parts.netloc:
         raise InputError(
             f"{parts.scheme}://{host}: leave name and password out of the address; they are taken"

@@ -22,9 +22,10 @@ from survey_gampen import commit
 from survey_gampen.errors import InputError, UnreadableFile
 from survey_gampen.images.base import Cutouts
 from survey_gampen.images.finish import finish_into, native_size
-from survey_gampen.images.grid import Grid, celestial_text
+from survey_gampen.images.grid import Grid
 from survey_gampen.images.listing import SUFFIXES, FileFacts, inventory
-from survey_gampen.images.planes import PlaneGroup, find_groups, psf_fwhm, unit_of
+from survey_gampen.images.planes import PlaneGroup
+from survey_gampen.images.single import look
 from survey_gampen.images.status import Status
 from survey_gampen.images.tile import Tile, reading
 from survey_gampen.survey import Survey
@@ -166,24 +167,8 @@ class GampenSource:
     def _look(self, path: Path) -> tuple[PlaneGroup, Grid | None, dict[str, Any]]:
         """What the headers of one file say."""
         with reading(path, self.folder), fits.open(path, mode="readonly", memmap=True) as hdus:
-            groups = find_groups(hdus, path.name)
-            if not groups:
-                raise UnreadableFile(f"{path.name}: holds no 2-D image")
-            group = groups[0]
-            header, primary = hdus[group.image].header, hdus[0].header
-            text = celestial_text(header)
-            grid = Grid(text, group.shape[1], group.shape[0]) if text else None
-            scale = (self.survey.pixel_scale or self.pixel_scale,) * 2
-            scale = grid.pixel_scales() if grid else scale
-            unit = unit_of(header, primary, scale[0] * scale[1])
-            facts = {
-                "band": group.band or self.band,
-                "zero_point": unit[0] if unit else self.survey.zero_point,
-                "zero_point_from": unit[1] if unit else "survey",
-                "pixel_scale": float(np.sqrt(scale[0] * scale[1])),
-                "psf_fwhm": psf_fwhm(header, primary),
-            }
-        return group, grid, facts
+            seen = look(hdus, path.name, self.survey, self.band, self.pixel_scale)
+        return seen.group, seen.grid, seen.facts
 
     def close(self) -> None:
         """Nothing stays open."""

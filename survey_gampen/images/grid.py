@@ -53,6 +53,7 @@ class Grid:
 
     def __init__(self, text: str, nx: int, ny: int) -> None:
         self.nx, self.ny = nx, ny
+        self._scales: tuple[float, float] | None = None
         self._wcs = WCS(fits.Header.fromstring(text))
         frame = wcs_to_celestial_frame(self._wcs)
         # FK5 (J2000) agrees with ICRS to 0.02 arcsec: an eighth of a pixel at most, and HSC's
@@ -93,13 +94,16 @@ class Grid:
 
     def pixel_scales(self) -> tuple[float, float]:
         """Arcsec a pixel along x and y, measured at the middle of the image."""
+        if self._scales is not None:
+            return self._scales
         x, y = (self.nx - 1) / 2, (self.ny - 1) / 2
         ra, dec = self.to_sky([x - 0.5, x + 0.5, x, x], [y, y, y - 0.5, y + 0.5])
         point = SkyCoord(ra, dec, unit="deg")
-        return (
+        self._scales = (
             float(point[0].separation(point[1]).to_value(u.arcsec)),
             float(point[2].separation(point[3]).to_value(u.arcsec)),
         )
+        return self._scales
 
     def circle(self) -> tuple[float, float, float]:
         """The circle around the image on the sky: ra, dec, radius, all in degrees."""

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from survey_gampen.errors import InputError
 from survey_gampen.images.base import ImageSource
+from survey_gampen.images.butler import coadd_files, is_butler
 from survey_gampen.images.gampen import GampenSource, is_gampen_folder
 from survey_gampen.images.places import is_address, open_tiles
 from survey_gampen.images.ready import ReadySource, is_zarr
+from survey_gampen.images.services import is_service, open_service
 from survey_gampen.images.tiles import TileSource
-from survey_gampen.storage import at
+from survey_gampen.storage import at, home, is_remote
 from survey_gampen.survey import Survey
 
 
@@ -32,8 +34,10 @@ def open_images(
     ----------
     spec : str, path or list of them
         A folder with ``info.csv`` and ``cutouts/`` is of GaMPEN's layout, and so is any folder
-        under a profile that says so; a Zarr group holds cutouts that are ready; all else are
-        tiles, see :func:`~survey_gampen.images.places.open_tiles`.
+        under a profile that says so; a Zarr group holds cutouts that are ready; ``das``, ``soda``,
+        and addresses with such a word before a ``+``, are cutout services; ``butler:...`` is a
+        Butler repository; all else are tiles, see
+        :func:`~survey_gampen.images.places.open_tiles`.
     survey : Survey
         The profile.
     band : str, optional
@@ -57,6 +61,15 @@ def open_images(
     """
     if isinstance(spec, str | os.PathLike) and os.fspath(spec).rstrip("/").endswith(".zarr"):
         return ReadySource(at(spec), survey, band, model_pixel_scale, variance=variance)
+    cache = at(cache_dir) if cache_dir else None
+    # What a service answered is kept on a disk, also where the run's folder is of an object store.
+    disk = home(cache) if cache is not None and is_remote(cache) else cache
+    if is_service(spec):
+        return open_service(
+            str(spec), survey, band, model_pixel_scale, disk, variance=variance, frozen=frozen
+        )
+    if is_butler(spec):
+        spec = coadd_files(str(spec), band, disk, frozen)
     if isinstance(spec, str | os.PathLike) and not is_address(spec):
         folder = Path(spec).expanduser().absolute()
         if is_gampen_folder(folder) or (survey.layout == "gampen" and folder.is_dir()):
@@ -65,6 +78,5 @@ def open_images(
             return ReadySource(folder, survey, band, model_pixel_scale, variance=variance)
     if survey.layout == "gampen":
         raise InputError(f"{spec}: profile {survey.name} wants a folder with info.csv and cutouts/")
-    cache = at(cache_dir) if cache_dir else None
     tiles = open_tiles(spec, survey, band, cache, frozen)
     return TileSource(tiles, survey, model_pixel_scale, variance=variance)

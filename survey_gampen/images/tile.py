@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -119,6 +120,8 @@ class Tile:
         Folder of all images, see :func:`reading`.
     called : str, optional
         What to call the file in errors, where `path` is a copy of it.
+    content : bytes, optional
+        The file itself, where it is no file of its own; `path` is then only its name.
 
     Raises
     ------
@@ -136,8 +139,10 @@ class Tile:
         variance: bool = False,
         root: Path | str | None = None,
         called: str | None = None,
+        content: bytes | None = None,
     ) -> None:
-        self.path, self.root, self._called = path, root, called or path
+        self.path, self.root, self._content = path, root, content
+        self._called = called or path
         self.ny, self.nx = group.shape
         self._njy = njy_per_unit(zero_point)
         self._open: list[fits.HDUList] = []
@@ -164,7 +169,10 @@ class Tile:
             raise
 
     def _open_file(self, memmap: bool = True, **options: bool) -> fits.HDUList:
-        hdus = fits.open(self.path, mode="readonly", memmap=memmap, **options)
+        if self._content is None:
+            hdus = fits.open(self.path, mode="readonly", memmap=memmap, **options)
+        else:
+            hdus = fits.open(io.BytesIO(self._content), memmap=False, **options)
         self._open.append(hdus)
         return hdus
 

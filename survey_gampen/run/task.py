@@ -16,6 +16,7 @@ from survey_gampen import commit
 from survey_gampen.catalog.hats_out import leaf_path
 from survey_gampen.catalog.leaves import check_leaf
 from survey_gampen.catalog.sorted import Cursor, read_rows, sorted_schema
+from survey_gampen.images.service import fetched
 from survey_gampen.images.status import Status
 from survey_gampen.images.store import open_cutouts, write_cutouts
 from survey_gampen.posterior import samples
@@ -76,17 +77,18 @@ def cut_partition(
         with stages("opening"):
             source = source_of(run, spec)
         rows = read_rows(spec.catalog_path(run), partition.norder, partition.npix, _POSITIONS)
-        write_cutouts(
-            group,
-            source,
-            rows,
-            spec.size,
-            staging=run.staging(token),
-            chunk=int(spec.engine["batch"]),
-            lossy=spec.settings.lossy,
-            attributes={"images": spec.parts["images"]},
-            stages=stages,
-        )
+        with fetched(source, rows["ra"], rows["dec"], spec.size) as near:
+            write_cutouts(
+                group,
+                near,
+                rows,
+                spec.size,
+                staging=run.staging(token),
+                chunk=int(spec.engine["batch"]),
+                lossy=spec.settings.lossy,
+                attributes={"images": spec.parts["images"]},
+                stages=stages,
+            )
     seconds = time.monotonic() - begun
     return {"rows": partition.rows, "seconds": seconds, "stages": stages.report(rest="writing")}
 

@@ -1,0 +1,244 @@
+"""Cutouts by the Virtual Observatory's protocols, as the Rubin Science Platform offers them.
+
+For some galaxies that lie together:
+
+1. one ADQL query to the TAP service: which coadds of the band touch the field (``ivoa.ObsCore``);
+2. once for each coadd, its DataLink: the address and the parameters of its cutout service;
+3. for each galaxy a cutout (SODA 1.0, ``CIRCLE``) of the coadd in which it lies deepest, and of its
+   neighbours where the box reaches beyond. Patches of a tract share one pixel grid, so that their
+   cutouts join pixel by pixel.
+
+Protocols: TAP 1.1, ObsCore 1.1, DataLink 1.1, SODA 1.0 (https://www.ivoa.net/documents). What Rubin
+does with them: its tutorials (https://dp1.lsst.io, "Query for images with ObsTAP", "Small image
+cutouts"), https://rsp.lsst.io/guides/api/soda.html (three services: ``cutout-sync`` gives pixels
+alone, ``cutout-sync-maskedimage`` mask and variance as well), and the sources of its servers,
+vo-cutouts and datalinker (https://github.com/lsst-sqre). A circle is answered with the square
+around it, cut off at the coadd's edge, in nJy.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+from urllib.parse import urljoin
+
+import numpy as np
+
+from survey_gampen.errors import InputError
+from survey_gampen.images.collect import Ask, Member
+from survey_gampen.images.grid import unit_vectors
+from survey_gampen.images.http import Client
+from survey_gampen.images.patience import Backoff
+from survey_gampen.images.regions import Region, parse_region
+
+#: Galaxies in one answer on disk; each is a request of its own.
+LINES = 16
+#: Cutout services of a coadd, the best first.
+_SERVICES = ("cutout-sync-maskedimage", "cutout-sync-exposure", "cutout-sync")
+_SODA = "ivo://ivoa.net/std/SODA#sync-1.0"
+#: Degrees around the galaxies in which coadds are looked for: other galaxies of the partition need
+#: no query of their own then.
+_FIELD = 0.3
+#: Answers of TAP and DataLink are tables of some hundred rows.
+_TABLE = 20_000_000
+_FITS = 50_000_000
+#: No pixels there: the code of SODA 1.0 (5.1), and what Rubin's says in a usage error.
+_NOTHING = 204, "no intersection"
+
+
+@dataclass(frozen=True)
+class Coadd:
+    """One image that the service can cut from."""
+
+    name: str
+    links: str
+    region: Region
+
+
+class Soda:
+    """The services; see :class:`~survey_gampen.images.collect.Service`.
+
+    Parameters
+    ----------
+    client : Client
+    tap : str
+        Address of the TAP service.
+    collection, product : str
+        ``obs_collection`` and ``dataproduct_subtype``: ``LSST.DP1``, ``lsst.deep_coadd``.
+    band : str
+    """
+
+    name = "rubin"
+    lines = LINES
+
+    def __init__(self, client: Client, tap: str, collection: str, product: str, band: str) -> None:
+        self._client, self._tap, self.manners = client, tap, client.manners
+        self._collection, self._product, self._band = collection, product, band
+        self._fields: OrderedDict[tuple[float, float, float], list[Coadd]] = OrderedDict()
+        self._services: OrderedDict[str, tuple[str, dict[str, str]]] = OrderedDict()
+        self._lock = Lock()
+
+    def words(self, ask: Ask) -> str:
+        """The service and all positions."""
+        places = [f"{x:.10f} {y:.10f}" for x, y in zip(ask.ra, ask.dec, strict=True)]
+        return "\n".join([self.inventory(), f"{ask.half:.4f}", *places])
+
+    def send(self, ask: Ask, places: Sequence[int], backoff: Backoff) -> Iterator[Member]:
+        """Ask for each galaxy, some at once; see :meth:`Service.send`."""
+        coadds = self._coadds(ask, backoff)
+        wanted = [
+            (place, coadd)
+            for place in places
+            for coadd in _covering(coadds, float(ask.ra[place]), float(ask.dec[place]), ask.half)
+        ]
+        with ThreadPoolExecutor(self.manners.connections) as pool:
+            tasks = [pool.submit(self._cut, ask, place, coadd) for place, coadd in wanted]
+            try:
+                for task in tasks:
+                    member = task.result()
+                    if member is not None:
+                        yield member
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+    def _cut(self, ask: Ask, place: int, coadd: Coadd) -> Member | None:
+        backoff = self._client.backoff()
+        where, parameters = self._service(coadd, backoff)
+        circle = f"{ask.ra[place]:.10f} {ask.dec[place]:.10f} {ask.half / 3600:.10f}"
+        words = {**parameters, "CIRCLE": circle}
+        code, said = _NOTHING
+        content = self._client.fetch(
+            "GET", where, backoff, _FITS, params=words, accept=(code,), empty=said
+        )
+        return Member(place, coadd.name, content) if content else None
+
+    def _coadds(self, ask: Ask, backoff: Backoff) -> list[Coadd]:
+        """Coadds around the galaxies."""
+        vectors = unit_vectors(ask.ra, ask.dec)
+        middle = vectors.mean(axis=0) / np.linalg.norm(vectors.mean(axis=0))
+        reach = float(np.degrees(np.arccos(np.clip(vectors @ middle, -1, 1))).max())
+        reach += ask.half * np.sqrt(2) / 3600
+        with self._lock:
+            for (ra, dec, radius), coadds in self._fields.items():
+                apart = np.degrees(np.arccos(np.clip(unit_vectors(ra, dec) @ middle, -1, 1)))
+                if apart + reach <= radius:
+                    return coadds
+        ra = float(np.degrees(np.arctan2(middle[1], middle[0])) % 360)
+        dec = float(np.degrees(np.arcsin(middle[2])))
+        coadds = self._query(ra, dec, reach + _FIELD, backoff)
+        with self._lock:
+            self._fields[ra, dec, reach + _FIELD] = coadds
+            while len(self._fields) > 8:
+                self._fields.popitem(last=False)
+        return coadds
+
+    def _query(self, ra: float, dec: float, radius: float, backoff: Backoff) -> list[Coadd]:
+        from pyvo.dal.exceptions import DALQueryError
+        from pyvo.dal.tap import TAPResults
+
+        adql = (
+            "SELECT access_url, s_region, lsst_tract, lsst_patch FROM ivoa.ObsCore"
+            f" WHERE obs_collection = '{self._collection}' AND dataproduct_type = 'image'"
+            f" AND dataproduct_subtype = '{self._product}' AND lsst_band = '{self._band}'"
+            f" AND INTERSECTS(CIRCLE('ICRS', {ra:.8f}, {dec:.8f}, {radius:.8f}), s_region) = 1"
+        )
+        form = {"REQUEST": "doQuery", "LANG": "ADQL", "FORMAT": "votable", "QUERY": adql}
+        content = self._client.fetch("POST", f"{self._tap}/sync", backoff, _TABLE, data=form)
+        trouble = ""
+        try:
+            rows = TAPResults(_votable(content, self._client.host))
+            found = [
+                (str(row["access_url"]), parse_region(str(row["s_region"])),
+                 f"{self._band}-{row['lsst_tract']}-{row['lsst_patch']}-{self._collection}")
+                for row in rows
+            ]  # fmt: skip
+        except (DALQueryError, KeyError) as error:
+            trouble = " ".join(str(error).split())[:200]
+        if trouble:
+            raise InputError(f"{self._client.host}: the query for images failed: {trouble}")
+        backoff.progress()
+        base = f"{self._tap}/"
+        coadds = [Coadd(name, urljoin(base, url), region) for url, region, name in found if region]
+        return sorted(coadds, key=lambda coadd: coadd.name)
+
+    def _service(self, coadd: Coadd, backoff: Backoff) -> tuple[str, dict[str, str]]:
+        """Address and fixed parameters of a coadd's cutout service."""
+        from pyvo.dal.adhoc import DatalinkResults, SodaQuery
+        from pyvo.dal.exceptions import DALServiceError
+
+        with self._lock:
+            if coadd.links in self._services:
+                return self._services[coadd.links]
+        content = self._client.fetch("GET", coadd.links, backoff, _TABLE)
+        links = DatalinkResults(_votable(content, self._client.host), url=coadd.links)
+        offered = {service.ID: service for service in links.iter_adhocservices()}
+        name = next((name for name in _SERVICES if name in offered), None)
+        try:
+            resource = offered[name] if name else links.get_adhocservice_by_ivoid(_SODA)
+        except DALServiceError:
+            resource = None
+        if resource is None:
+            raise InputError(f"{self._client.host} offers no cutouts of {coadd.name}")
+        query = SodaQuery.from_resource(links, resource)
+        words = {key: _text(value) for key, value in query.items() if _text(value)}
+        found = (urljoin(coadd.links, query.queryurl), words)
+        with self._lock:
+            self._services[coadd.links] = found
+            while len(self._services) > 1000:
+                self._services.popitem(last=False)
+        backoff.progress()
+        return found
+
+    def backoff(self) -> Backoff:
+        """A new count of failures."""
+        return self._client.backoff()
+
+    def enter(self) -> None:
+        """Ask TAP for nothing: one row of a table that every service has."""
+        form = {"REQUEST": "doQuery", "LANG": "ADQL", "MAXREC": "1"}
+        form["QUERY"] = "SELECT TOP 1 table_name FROM tap_schema.tables"
+        self._client.fetch("POST", f"{self._tap}/sync", self.backoff(), _TABLE, data=form)
+
+    def inventory(self) -> str:
+        """Address, collection, product, band."""
+        return f"soda {self._tap} {self._collection} {self._product} {self._band}"
+
+    def describe(self) -> str:
+        """One line."""
+        return f"{self._product} of {self._collection}, band {self._band}, cut out by {self._tap}"
+
+
+def _covering(coadds: Sequence[Coadd], ra: float, dec: float, half: float) -> list[Coadd]:
+    """The coadds that a box needs: the deepest that has its middle, others if it reaches beyond."""
+    diagonal = half * np.sqrt(2) / 3600
+    ranked = sorted(
+        ((coadd.region.depth(ra, dec), coadd) for coadd in coadds),
+        key=lambda pair: -pair[0],  # stable: the first by name of equals
+    )
+    if not ranked or ranked[0][0] <= 0:
+        return []
+    if ranked[0][0] >= diagonal:
+        return [ranked[0][1]]
+    return [coadd for depth, coadd in ranked if depth > -diagonal]
+
+
+def _text(value: Any) -> str:
+    """A parameter as it goes into an address; pyvo has bytes, arrays or texts."""
+    value = value[0] if isinstance(value, list | tuple | np.ndarray) and len(value) else value
+    return value.decode() if isinstance(value, bytes) else "" if value is None else str(value)
+
+
+def _votable(content: bytes, host: str) -> Any:
+    from astropy.io.votable import parse
+
+    try:
+        return parse(io.BytesIO(content), verify="ignore")
+    except Exception as error:  # an XML parser's, or astropy's own
+        said = " ".join(str(error).split())[:100]
+    raise InputError(f"{host} answers with no table ({said}): check the address of the service")

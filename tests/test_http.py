@@ -1,0 +1,168 @@
+"""Patience with services, and slots that several processes share."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from traceback import TracebackException
+
+import pytest
+from dasserver import DasServer, Sky
+
+from survey_gampen.credentials import Login
+from survey_gampen.errors import InputError, OutsideFault
+from survey_gampen.images.http import Client, _retry_after
+from survey_gampen.images.patience import Backoff, Manners
+from survey_gampen.images.slots import Slots
+
+QUICK = Manners(first_wait=0.01, longest_wait=0.02, patience=0.3, silence=0.5)
+
+
+@pytest.fixture(scope="module")
+def sky() -> Sky:
+    return Sky(200, 200)
+
+
+def client(url: str, password: str = DasServer.password, manners: Manners = QUICK) -> Client:
+    return Client("hsc", url, Login(DasServer.user, password), manners, Slots(None, 2))
+
+
+def ask(one: Client, url: str) -> int:
+    with one.ask("GET", url, one.backoff()) as response:
+        return int(response.status_code)
+
+
+def post(one: Client, url: str) -> None:
+    with one.ask("POST", url, one.backoff(), files={"list": ("list.txt", "#?")}):
+        pass
+
+
+def test_a_refusal_shows_no_secret_wherever_one_looks(sky: Sky) -> None:
+    with DasServer(sky) as server:
+        assert ask(client(server.url), f"{server.url}/") == 200
+        with pytest.raises(InputError, match="refuses name and password") as caught:
+            # A trace shows this line too: the secret must not stand in it.
+            ask(client(server.url, "-".join(("wrong", "secret"))), f"{server.url}/")
+        error = caught.value
+        trace = "".join(TracebackException.from_exception(error, capture_locals=True).format())
+        assert "wrong-secret" not in trace
+        assert "Basic" not in trace
+        assert "SURVEY_GAMPEN_HSC_PASSWORD_FILE" in str(error)
+        assert len(str(error).splitlines()) == 1
+        # What an exception drags along travels with it from a worker to the client.
+        assert error.__cause__ is None
+        assert error.__context__ is None
+        assert b"wrong-secret" not in pickle.dumps(error)
+
+
+def test_the_secret_goes_to_its_own_service_only(sky: Sky) -> None:
+    with DasServer(sky) as mine, DasServer(sky) as other:
+        one = client(mine.url)
+        assert ask(one, f"{mine.url}/") == 200
+        with pytest.raises(InputError, match="refuses"):
+            ask(one, f"{other.url}/")
+
+
+def test_words_of_the_server_are_shown_without_the_secret(sky: Sky) -> None:
+    with DasServer(sky) as server:
+        one = client(server.url)
+        with pytest.raises(InputError, match="404 Not Found: code 404 Basic \\.\\.\\.") as caught:
+            post(one, f"{server.url}/elsewhere")
+        assert DasServer.password not in str(caught.value)
+
+
+@pytest.mark.parametrize(("fault", "said"), [("503", "503"), ("429", "429")])
+def test_a_sick_service_stops_the_run_after_some_time(sky: Sky, fault: str, said: str) -> None:
+    with DasServer(sky, faults=[fault] * 1000) as server:
+        one = client(server.url)
+        begun = time.monotonic()
+        with pytest.raises(OutsideFault, match=said):
+            post(one, f"{server.url}/cgi-bin/cutout")
+        assert time.monotonic() - begun < 3
+        assert 3 < len(server.posts) < 100
+
+
+def test_nobody_there() -> None:
+    one = client("http://127.0.0.1:9")
+    with pytest.raises(OutsideFault, match="refused") as caught:
+        ask(one, "http://127.0.0.1:9/")
+    assert caught.value.__context__ is None
+
+
+def test_waits_double_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    backoff = Backoff(Manners(first_wait=1.0, longest_wait=8.0, patience=1000.0), "host")
+    for _ in range(6):
+        backoff.wait("sick")
+    for pause, longest in zip(waited, (1, 2, 4, 8, 8, 8), strict=True):
+        assert longest / 2 <= pause <= longest
+    backoff.progress()
+    backoff.wait("sick again")
+    assert waited[-1] <= 1
+    backoff.wait("busy", at_least=30.0)
+    assert waited[-1] == 30.0
+    with pytest.raises(OutsideFault, match="busy, 3 times"):
+        backoff.wait("busy", at_least=2000.0)
+
+
+def test_retry_after_is_a_number_or_a_date() -> None:
+    assert _retry_after(None) == 0
+    assert _retry_after("7") == 7
+    assert _retry_after("-7") == 0
+    assert _retry_after("soon") == 0
+    assert _retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    then = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 60))
+    assert 50 < _retry_after(then) <= 60
+
+
+def test_slots_are_shared_by_threads_and_processes(tmp_path: Path) -> None:
+    slots = Slots(tmp_path, 2)
+    now, most, guard = 0, 0, threading.Lock()
+
+    def work() -> None:
+        nonlocal now, most
+        with slots.one():
+            with guard:
+                now += 1
+                most = max(most, now)
+            time.sleep(0.02)
+            with guard:
+                now -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 2
+    code = (
+        "import sys, time; from pathlib import Path; from survey_gampen.images.slots import Slots\n"
+        f"with Slots(Path({str(tmp_path)!r}), 1).one(): print('in', flush=True); time.sleep(60)"
+    )
+    slots = Slots(tmp_path, 1)
+    others = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)]
+    try:
+        for other in others:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"in\n"
+        entered = threading.Event()
+
+        def enter() -> None:
+            with slots.one():
+                entered.set()
+
+        thread = threading.Thread(target=enter)
+        thread.start()
+        assert not entered.wait(0.5)  # the slot is the other's
+        others[0].kill()
+        assert entered.wait(10)  # the system gave back what the dead one held
+        thread.join()
+    finally:
+        for other in others:
+            other.kill()
+            other.communicate()
