@@ -79,18 +79,18 @@ def test_the_list_is_what_the_service_reads(sky: Sky) -> None:
 
 def test_requests_are_cut_and_follow_the_sky(sky: Sky, monkeypatch: pytest.MonkeyPatch) -> None:
     assert LINES == 990
-    monkeypatch.setattr(Das, "lines", 40)
-    _, _, ra, dec = galaxies(sky, 200)
+    monkeypatch.setattr(Das, "lines", 20)
+    _, _, ra, dec = galaxies(sky, 100)
     ra, dec = np.append(ra, ra[:5]), np.append(dec, dec[:5])  # twice in the catalogue: asked once
     with DasServer(sky) as server:
         gather(source(server), ra, dec, SIZE)
         lists = [lines[1:] for lines in server.lists]
-    assert [len(lines) for lines in lists] == [40] * 5
+    assert [len(lines) for lines in lists] == [20] * 5
     apart = []
     for lines in lists:
         where = np.array([[float(w[:-3]) for w in line.split()[4:6]] for line in lines])
         apart.append(np.linalg.norm(np.diff(where, axis=0), axis=1))
-    rows = np.stack([ra[:200], dec[:200]], axis=1)
+    rows = np.stack([ra[:100], dec[:100]], axis=1)
     anyhow = np.linalg.norm(np.diff(rows, axis=0), axis=1)
     assert np.concatenate(apart).mean() < 0.3 * anyhow.mean()
 
@@ -321,7 +321,7 @@ from skytiles import SURVEY, gather
 from survey_gampen.images.das import Das
 from survey_gampen.images.services import open_service
 from survey_gampen.images.service import fetched
-Das.lines = 100
+Das.lines = 40
 spec, cache, table, to = sys.argv[1:]
 ra, dec = np.load(table)
 source = open_service(spec, SURVEY, "g", None, Path(cache), frozen=True)
@@ -334,7 +334,7 @@ assert not status.any(), note
 
 @pytest.mark.slow
 def test_a_kill_in_the_middle_costs_one_request(sky: Sky, tmp_path: Path) -> None:
-    x, y, ra, dec = galaxies(Sky(), 600)
+    x, y, ra, dec = galaxies(Sky(), 240)
     clean = Sky()
     clean.mask[:] = 0
     np.save(tmp_path / "where.npy", np.stack([ra, dec]))
@@ -354,7 +354,7 @@ def test_a_kill_in_the_middle_costs_one_request(sky: Sky, tmp_path: Path) -> Non
         assert done.returncode == 0, done.stderr
         assert len(server.posts) == 7  # six requests, and the one that was lost
     image = np.load(tmp_path / "image.npy")
-    for i in range(0, 600, 29):
+    for i in range(0, 240, 29):
         wanted = crop(clean.image, int(np.floor(x[i] + 0.5)), int(np.floor(y[i] + 0.5)), SIZE)
         assert np.allclose(image[i], wanted * NJY, rtol=1e-6)
     assert not list((tmp_path / "cache").rglob("*.tar*"))

@@ -146,7 +146,7 @@ class _Ended(tarfile.TarInfo):
     def fromtarfile(cls, tar: tarfile.TarFile) -> _Ended:
         """Read the next header."""
         try:
-            return cast(_Ended, super().fromtarfile(tar))
+            return super().fromtarfile(tar)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             tar.has_ended = True  # type: ignore[attr-defined]
             raise
