@@ -27,6 +27,8 @@ _COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
     ast.Eq: lambda a, b: a == b,
     ast.NotEq: lambda a, b: a != b,
 }
+#: How databases write flags in tables of text, in capitals or not.
+_TRUE, _FALSE = ["true", "t"], ["false", "f"]
 _ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: lambda a, b: a + b,
     ast.Sub: lambda a, b: a - b,
@@ -114,11 +116,19 @@ class _Compiler:
         self.columns: dict[str, None] = {}
 
     def condition(self, node: ast.expr) -> pc.Expression:
-        """What is true or false: a flag that is kept as 0 and 1 may stand for itself."""
+        """What is true or false: a flag that is kept as 0 and 1, or in words, stands for itself.
+
+        Tables of text (CSV) know no other flags than words; what is none of them is null.
+        """
         expression = self.compile(node)
         kind = self.kind(node) if isinstance(node, ast.Name) else None
-        flag = kind is not None and pa.types.is_integer(kind)
-        return expression != pa.scalar(0, kind) if flag else expression
+        if kind is not None and pa.types.is_integer(kind):
+            return expression != pa.scalar(0, kind)
+        if kind is not None and (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            word = pc.utf8_lower(expression)
+            known, true = word.isin([*_TRUE, *_FALSE]), word.isin(_TRUE)
+            return pc.if_else(known, true, pa.scalar(None, pa.bool_()))
+        return expression
 
     def compile(self, node: ast.expr) -> pc.Expression:
         match node:
