@@ -22,6 +22,7 @@ LAYOUTS = ("tiles", "gampen")
 _RESULTS = (
     *("name", "columns", "bands", "default_band", "pixel_scale", "zero_point"),
     *("bad_planes", "no_data_planes", "saturated_planes", "bright_planes", "layout"),
+    "cube_bands",
 )
 #: Keys of the tables about where images lie, and what each must be; none has to be there.
 _SKYMAP: dict[str, type] = {
@@ -65,6 +66,8 @@ class Survey:
         Mask planes of the surroundings of bright stars: kept, and flagged.
     layout : {"tiles", "gampen"}
         How the images lie: coadd tiles, or GaMPEN's one FITS file a galaxy.
+    cube_bands : tuple of str
+        Bands of the planes of an image cube whose header does not tell them.
     cuts : dict of str to str
         Quality cuts of the catalogue by name: expressions that ``--select`` takes as ``@name``;
         ``{band}`` in them stands for the run's band.
@@ -100,6 +103,7 @@ class Survey:
     saturated_planes: tuple[str, ...] = ()
     bright_planes: tuple[str, ...] = ()
     layout: str = "tiles"
+    cube_bands: tuple[str, ...] = ()
     cuts: dict[str, str] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
     skymap: dict[str, Any] = field(default_factory=dict)
@@ -112,6 +116,8 @@ class Survey:
         """The profile as plain TOML values; :func:`parse_survey` makes the same profile of it."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        # A profile without cubes has the fingerprint that it had before there was such a key.
+        plain["cube_bands"] = plain["cube_bands"] or None
         return {k: v for k, v in plain.items() if v is not None and v != {}}
 
     def for_results(self) -> dict[str, Any]:
@@ -201,6 +207,7 @@ def parse_survey(raw: Mapping[str, Any], where: str) -> Survey:
         no_data_planes=tomlfile.words(raw, "no_data_planes", where),
         saturated_planes=tomlfile.words(raw, "saturated_planes", where),
         bright_planes=tomlfile.words(raw, "bright_planes", where),
+        cube_bands=tomlfile.words(raw, "cube_bands", where),
         layout=tomlfile.text(raw, "layout", where, default="tiles"),
         cuts=tomlfile.texts(raw, "cuts", where),
         models=tomlfile.texts(raw, "models", where),

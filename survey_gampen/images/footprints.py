@@ -30,7 +30,7 @@ from survey_gampen.images.listing import FileFacts
 from survey_gampen.images.planes import find_groups, psf_fwhm, unit_of
 
 #: Raised when rows of the index change their meaning: older caches are read again.
-_INDEX_VERSION = "2"
+_INDEX_VERSION = "3"
 #: Bytes of a FITS record (FITS standard 4.0, section 3.1).
 _BLOCK = 2880
 
@@ -46,6 +46,7 @@ SCHEMA = pa.schema(
         ("kind", pa.string()),
         ("why", pa.string()),  # of UNREADABLE and OTHER; of SKY: what is broken below its headers
         ("band", pa.string()),
+        ("plane", pa.int32()),  # of a cube of several bands
         ("image", pa.int32()),  # HDU numbers
         ("mask", pa.int32()),
         ("variance", pa.int32()),
@@ -210,8 +211,9 @@ def _scan(files: Files, name: str) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "why": None if whole else _damage(files, name),
-                    "band": group.band, "image": group.image, "mask": group.mask,
-                    "variance": group.variance, "invvar": group.invvar, "nx": nx, "ny": ny,
+                    "band": group.band, "plane": group.plane, "image": group.image,
+                    "mask": group.mask, "variance": group.variance, "invvar": group.invvar,
+                    "nx": nx, "ny": ny,
                     "ra": ra, "dec": dec, "radius": radius, "scale_x": scale_x, "scale_y": scale_y,
                     "zero_point": unit[0] if unit else None,
                     "zero_point_from": unit[1] if unit else None,

@@ -63,7 +63,8 @@ class IndexedTiles:
         ]
         #: Files that may hold galaxies which lie on no other, for all that can be known.
         self.unreadable = [files.where(path) for path in broken["path"].to_pylist()]
-        self.index = _usable(index, files, survey, band)
+        self.index, left_out = _usable(index, files, survey, band)
+        self.warnings += left_out
         self.band = short_band(band) if band else None
         column = {n: self.index[n].to_numpy() for n in ("ra", "dec", "radius", "scale_x")}
         self._radius, self._scale = column["radius"], column["scale_x"]
@@ -149,13 +150,37 @@ class IndexedTiles:
         return Grid(row["wcs"], row["nx"], row["ny"])
 
 
-def _usable(index: pa.Table, files: Files, survey: Survey, band: str | None) -> pa.Table:
-    """The images to use, with the zero point of the profile where the header tells none."""
+def _with_bands(sky: pa.Table, survey: Survey) -> tuple[pa.Table, list[str]]:
+    """The images, with the bands of cubes from the profile where headers tell none; and the files
+    of cubes whose bands nobody tells: a plane of any band must not be taken for one of the run's.
+    """
+    nameless = pc.and_(pc.is_valid(sky["plane"]), pc.is_null(sky["band"]))
+    known = pa.array([*survey.cube_bands, None], pa.string())
+    place = pc.min_element_wise(sky["plane"], len(survey.cube_bands), skip_nulls=True)
+    bands = pc.if_else(nameless, known.take(place), sky["band"])
+    sky = sky.set_column(sky.schema.get_field_index("band"), "band", bands)
+    unknown = pc.and_(nameless, pc.is_null(bands))
+    return sky.filter(pc.invert(unknown)), pc.unique(sky.filter(unknown)["path"]).to_pylist()
+
+
+def _usable(
+    index: pa.Table, files: Files, survey: Survey, band: str | None
+) -> tuple[pa.Table, list[str]]:
+    """The images to use, with the zero point of the profile where the header tells none; and what
+    the user should know of others."""
     root = files.address
     sky = index.filter(pc.equal(index["kind"], footprints.SKY))
     if not sky.num_rows:
         first = index.slice(0, 1).to_pylist()[0]
         raise InputError(f"{root}: no usable image; {first['path']}: {first['why']}")
+    sky, cubes = _with_bands(sky, survey)
+    warnings = [
+        f"{files.where(path)}: a cube whose bands nobody tells is left out; write them into a copy"
+        ' of the survey profile, such as cube_bands = ["g", "r", "i"]'
+        for path in cubes
+    ]
+    if not sky.num_rows:
+        raise InputError(warnings[0].replace(" is left out", ""))
     if band:
         wanted = pc.or_kleene(pc.is_null(sky["band"]), pc.equal(sky["band"], short_band(band)))
         there = sorted({b for b in sky["band"].to_pylist() if b})
@@ -174,4 +199,4 @@ def _usable(index: pa.Table, files: Files, survey: Survey, band: str | None) -> 
         for name, value in (("zero_point", survey.zero_point), ("zero_point_from", "survey")):
             column = pc.fill_null(sky[name], pa.scalar(value, sky[name].type))
             sky = sky.set_column(sky.schema.get_field_index(name), name, column)
-    return sky.combine_chunks()
+    return sky.combine_chunks(), warnings

@@ -20,6 +20,9 @@ _NANOMAGGY_ZERO_POINT = 22.5
 #: Cards that hold an AB zero point in magnitudes, the first found counts.
 _MAGNITUDE_CARDS = ("MAGZERO", "MAGZP", "MAGZPT", "ZEROPNT", "ZPT", "ZP", "PHOTZP", "ABZP")
 
+#: More planes than this are no bands.
+_MOST_BANDS = 16
+
 _ROLES = {
     "IMAGE": "image", "SCI": "image", "SCIENCE": "image",
     "MASK": "mask", "MSK": "mask",
@@ -38,6 +41,8 @@ class PlaneGroup:
     variance: int | None = None
     invvar: int | None = None
     band: str | None = None
+    #: Which image of a cube of several bands.
+    plane: int | None = None
 
 
 def find_groups(hdus: Iterable[fits.hdu.base._BaseHDU], name: str = "") -> list[PlaneGroup]:
@@ -45,7 +50,8 @@ def find_groups(hdus: Iterable[fits.hdu.base._BaseHDU], name: str = "") -> list[
 
     HDUs are known by EXTTYPE, EXTNAME or IMAGETYP; a mask also by its ``MP_`` cards. HSC's files
     may carry EXTTYPE and no EXTNAME, or no name at all: then the order image, mask, variance
-    counts. Of unnamed images only the first of a file is one, unless it has no pixels.
+    counts. Of unnamed images only the first of a file is one, unless it has no pixels. Each plane
+    of a cube is an image of its own.
 
     Parameters
     ----------
@@ -60,6 +66,12 @@ def find_groups(hdus: Iterable[fits.hdu.base._BaseHDU], name: str = "") -> list[
         header = hdu.header
         primary = header if primary is None else primary
         shape = _plane_shape(hdu)
+        if shape is None and not groups and (cube := _cube_shape(hdu)):
+            bands = bands_of_cube(header, cube[0])
+            return [
+                PlaneGroup(number, cube[1:], band=band, plane=plane)
+                for plane, band in enumerate(bands)
+            ]
         if shape is None:
             tail = isinstance(hdu, fits.BinTableHDU) and not isinstance(hdu, fits.CompImageHDU)
             if tail and groups and groups[-1]["mask"] and groups[-1]["variance"]:
@@ -84,6 +96,28 @@ def _plane_shape(hdu: fits.hdu.base._BaseHDU) -> tuple[int, int] | None:
         return None
     long = [n for n in hdu.shape if n != 1] if len(hdu.shape) > 2 else list(hdu.shape)
     return (long[0], long[1]) if len(long) == 2 and min(long) > 0 else None
+
+
+def _cube_shape(hdu: fits.hdu.base._BaseHDU) -> tuple[int, int, int] | None:
+    """(n, ny, nx) of a cube with a plane a band; a spectrograph's has more planes."""
+    if not hdu.is_image or not hdu.shape:
+        return None
+    long = [n for n in hdu.shape if n != 1]
+    if len(long) != 3 or long[0] > _MOST_BANDS:
+        return None
+    return long[0], long[1], long[2]
+
+
+def bands_of_cube(header: fits.Header, planes: int) -> list[str | None]:
+    """The band of each plane, where the header tells it as the Legacy Surveys' viewer does: all in
+    one word BANDS, or in cards BAND0, BAND1 ..."""
+    cards = [header.get(f"BAND{plane}") for plane in range(planes)]
+    if all(isinstance(card, str) and card.strip() for card in cards):
+        return [short_band(str(card)) for card in cards]
+    word = header.get("BANDS")
+    if isinstance(word, str) and len(word.strip()) == planes:
+        return list(word.strip())
+    return [None] * planes
 
 
 def _role(header: fits.Header) -> str | None:

@@ -80,6 +80,8 @@ def look(
     if not groups:
         raise UnreadableFile(f"{name}: holds no 2-D image")
     group = groups[0]
+    if group.plane is not None:
+        raise UnreadableFile(f"{name}: a cube of several bands, and a galaxy's file must hold one")
     header, primary = hdus[group.image].header, hdus[0].header
     facts: dict[str, Any] = {}
     seen = Seen(group, celestial_text(header), facts)

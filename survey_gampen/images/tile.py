@@ -153,7 +153,7 @@ class Tile:
                 science = self._open_file()
                 if any(_is_scaled(science[each].header) for each in used):
                     science = self._open_file(memmap=False)  # astropy scales no mapped pixels
-                self._image = _plane(science[group.image], group.shape)
+                self._image = _plane(science[group.image], group.shape, plane=group.plane)
                 self._mask: Callable[[slice, slice], NDArray[Any]] | None = None
                 if group.mask is not None:
                     # Raw integers: a BLANK card would make astropy turn them into floats.
@@ -222,16 +222,17 @@ def _is_scaled(header: fits.Header) -> bool:
 
 
 def _plane(
-    hdu: fits.hdu.base._BaseHDU, shape: tuple[int, int], zero: int = 0
+    hdu: fits.hdu.base._BaseHDU, shape: tuple[int, int], zero: int = 0, plane: int | None = None
 ) -> Callable[[slice, slice], NDArray[Any]]:
-    """A reader of rectangles of one HDU."""
+    """A reader of rectangles of one HDU, or of one plane of a cube."""
     if isinstance(hdu, fits.CompImageHDU) and len(hdu.shape) == 2:
         few_then_all = itertools.chain(itertools.repeat(True, _SECTIONS), itertools.repeat(False))
         return lambda rows, columns: _with_zero(
             (hdu.section if next(few_then_all) else hdu.data)[rows, columns], zero
         )
     # For a file that is shorter than its header says this raises; better now than in the middle.
-    data = hdu.data.reshape(shape)
+    data = hdu.data.reshape(shape if plane is None else (-1, *shape))
+    data = data if plane is None else data[plane]
     return lambda rows, columns: _with_zero(data[rows, columns], zero)
 
 

@@ -249,9 +249,8 @@ class TileSource:
             self._open.move_to_end(number)
             return self._open[number]
         row, files = self.tiles.row(number), self.tiles.files
-        group = PlaneGroup(
-            row["image"], (row["ny"], row["nx"]), row["mask"], row["variance"], row["invvar"]
-        )
+        numbers = {name: row[name] for name in ("image", "mask", "variance", "invvar", "plane")}
+        group = PlaneGroup(shape=(row["ny"], row["nx"]), **numbers)
         while len(self._open) >= _OPEN_TILES:
             self._open.popitem(last=False)[1].close()
         where = files.where(row["path"])

@@ -253,7 +253,7 @@ class TreeTiles:
             raise UnreadableFile(
                 f"{where}: cannot be read ({why}); replace the file, then resume the run"
             )
-        row = {"mask": None, "variance": None, "invvar": None, **usable[0]}
+        row = {**dict.fromkeys(("mask", "variance", "invvar", "plane")), **usable[0]}
         if row["zero_point"] is None:
             if self._survey.zero_point is None:
                 raise InputError(
