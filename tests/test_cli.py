@@ -93,7 +93,7 @@ def test_other_verbs(calls: list[tuple]) -> None:
     main(["compact", "o"])
     main(["demo", "--out", "d"])
     main(["report", "o", "--out", "p.html"])
-    o = Path("o")
+    o = "o"
     assert calls == [
         (o, "local", "EDGE"),
         (o, None, None),
