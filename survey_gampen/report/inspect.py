@@ -183,7 +183,8 @@ def _lines(
     how = "timed just now"
     if not cost.gpu_measured:
         how = f"not measured: {GPU_SHARE:.0%} of the {GPU_PEAK / 1e12:.0f} TFLOP/s of an H100"
-    hours = f"{cost.gpu_hours:.3g} h" if cost.gpu_hours > 0.1 else duration(3600 * cost.gpu_hours)
+    seconds = 3600 * cost.gpu_hours
+    hours = f"{cost.gpu_hours:.3g} h" if seconds > 360 else duration(max(1, seconds))
     yield "time on a GPU", f"about {hours} of one, at {rate} ({how})"
     flagged = sum(frame.status != 0 for frame in shown)
     yield "contact sheet", f"{flagged} of {len(shown)} galaxies carry a flag"
