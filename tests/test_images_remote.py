@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
@@ -15,10 +17,12 @@ from faultyserver import PASSWORD, USER, Fault, FaultyServer, serving
 from skytiles import SURVEY, gather, noise, write_tile
 from smallrun import Sky, call, rows
 
+from survey_gampen.catalog import open_catalog
 from survey_gampen.errors import InputError, OutsideFault, UnreadableFile
 from survey_gampen.images import Status, open_images, places, remote
 from survey_gampen.images.skymap import RingsSkymap
 from survey_gampen.images.waiting import Patience
+from survey_gampen.report.scan import scan
 from survey_gampen.survey import load_survey
 
 SIZE = 41
@@ -118,6 +122,22 @@ def test_a_large_folder_is_taken_as_a_tree(tree, expected, monkeypatch) -> None:
     # The same release below another name of its parent: the same images.
     assert open_images(tree.parent, HSC, "g", 15.0).inventory() == source.inventory()
     assert open_images(tree, HSC, "r", 15.0).inventory() != source.inventory()
+
+
+def test_patches_that_would_be_used_are_counted(tree, expected, monkeypatch, tmp_path) -> None:
+    """Before a run, by the sky map as by an index: no header is read for it."""
+    ra, dec = positions()
+    catalog = tmp_path / "c.parquet"
+    pq.write_table(pa.table({"object_id": np.arange(len(ra)), "ra": ra, "dec": dec}), catalog)
+    by_index = scan(open_catalog(catalog), open_images(tree, HSC, "g", 15.0), 5, 0)
+    monkeypatch.setattr(places, "MANY", 5)
+    source = open_images(tree, HSC, "g", 15.0)
+    by_map = scan(open_catalog(catalog), source, 5, 0)
+    assert by_map.with_image == by_index.with_image == (expected[1] != Status.NO_IMAGE).sum()
+    assert (by_index.images, by_map.images) == (9, None)
+    assert by_map.images_touched == by_index.images_touched
+    assert by_map.sample.equals(by_index.sample)
+    assert not len(source.footprints())
 
 
 @pytest.mark.parametrize("how", ["top", "parent", "word"])

@@ -21,7 +21,7 @@ from smallrun import Sky
 
 from survey_gampen.catalog import open_catalog
 from survey_gampen.catalog.hats_out import span
-from survey_gampen.catalog.select import Tally
+from survey_gampen.catalog.selection import Tally
 from survey_gampen.cli import main
 from survey_gampen.errors import InputError
 from survey_gampen.images import Status, open_images

@@ -193,7 +193,7 @@ def _keys(
     with counting("matching", "rows") as tick:
         for tables in blocks(streams):
             places = align(tables)
-            whole = (places >= 0).all(axis=0)
+            whole: NDArray[np.bool_] = np.all(places >= 0, axis=0)
             tally.rows += len(whole)
             tally.in_all += int(whole.sum())
             index = np.empty(len(whole), np.int64)

@@ -33,7 +33,7 @@ def located(
     Returns
     -------
     ndarray of int64, shape (n,), or None
-        For tiles, the row of ``source.footprints()``; where galaxies are found by name, 0; -1
+        The number of a tile, by which its source knows it; 0 where galaxies are found by name; -1
         where there is none. None where the source has to be asked for each cutout, as a service.
     """
     if isinstance(source, TileSource):

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from survey_gampen import __version__, commit
+from survey_gampen.addresses import is_address, stem
 from survey_gampen.config import Settings
 from survey_gampen.errors import InputError
 from survey_gampen.report import contact
@@ -39,7 +40,7 @@ def main(settings: Settings, out: str | Path | None = None) -> int:
         Of the run; its own folder is neither made nor looked at.
     out : Path, optional
         Folder for ``sky.png``, ``cutouts.png`` and ``inspect.json``, replaced where they are there;
-        by default ``<catalogue>.inspect/`` beside the catalogue.
+        by default ``<catalogue>.inspect/`` beside the catalogue, or here if that is elsewhere.
 
     Returns
     -------
@@ -104,9 +105,12 @@ def _folder(settings: Settings, out: str | Path | None) -> Path:
         Where it is a file or belongs to a run.
     """
     catalog = Path(settings.catalog)
+    default = catalog.parent / f"{catalog.stem}.inspect"
+    if is_address(settings.catalog):
+        default = Path(f"{stem(settings.catalog)}.inspect")
     if out is not None and "://" in str(out):
         raise InputError(f"{out}: pictures go to a folder of this machine: give another --out")
-    folder = Path(out or catalog.parent / f"{catalog.stem}.inspect").absolute()
+    folder = Path(out or default).absolute()
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: give --out a folder")
     if RunDir(folder).run_toml.exists() or RunDir(folder).claims.exists():
@@ -160,8 +164,9 @@ def _lines(
     else:
         share = 100 * found.with_image / found.rows
         yield "with an image", f"{found.with_image} ({share:.4g} %)"
-    if found.images is not None:
-        yield "tiles", f"{found.images_touched} of {found.images} hold the centre of a row"
+    if found.images_touched is not None:
+        of_all = "" if found.images is None else f" of {found.images}"
+        yield "tiles", f"{found.images_touched}{of_all} hold the centre of a row"
     yield (
         "area",
         f"{found.cells.area:.4g} deg² in occupied HEALPix cells of order {order} ({cell}; the"
@@ -183,7 +188,8 @@ def _lines(
     how = "timed just now"
     if not cost.gpu_measured:
         how = f"not measured: {GPU_SHARE:.0%} of the {GPU_PEAK / 1e12:.0f} TFLOP/s of an H100"
-    hours = f"{cost.gpu_hours:.3g} h" if cost.gpu_hours > 0.1 else duration(3600 * cost.gpu_hours)
+    seconds = 3600 * cost.gpu_hours
+    hours = f"{cost.gpu_hours:.3g} h" if seconds > 360 else duration(max(1, seconds))
     yield "time on a GPU", f"about {hours} of one, at {rate} ({how})"
     flagged = sum(frame.status != 0 for frame in shown)
     yield "contact sheet", f"{flagged} of {len(shown)} galaxies carry a flag"

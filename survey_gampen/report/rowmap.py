@@ -16,7 +16,7 @@ from survey_gampen.report.style import BLUE, ORANGE, PALE, RED
 
 #: Pixels in the map.
 _PATCHES = 6000
-_LOOK: dict[Images, tuple[str, dict[str, str]]] = {
+_LOOK: dict[Images, tuple[str, dict[str, Any]]] = {
     Images.ALL: ("all rows have an image", {"facecolor": PALE, "edgecolor": BLUE}),
     Images.SOME: ("some rows have", {"facecolor": "#f7dfa8", "edgecolor": ORANGE}),
     Images.NONE: ("no row has", {"facecolor": "#f6c9a8", "edgecolor": RED}),

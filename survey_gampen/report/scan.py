@@ -10,11 +10,12 @@ import pyarrow as pa
 from hats.pixel_math.spatial_index import compute_spatial_index
 from numpy.typing import NDArray
 
-from survey_gampen.catalog.select import Tally
+from survey_gampen.catalog.selection import Tally
 from survey_gampen.catalog.sort import RowCheck
 from survey_gampen.catalog.source import Catalog
 from survey_gampen.images.base import ImageSource
 from survey_gampen.images.coverage import located
+from survey_gampen.images.tiles import TileSource
 from survey_gampen.report.cells import Cells
 from survey_gampen.report.tally import Smallest, shuffled_keys
 
@@ -31,7 +32,8 @@ class Scan:
     with_image : int or None
         Rows whose centre lies on an image; None where nobody knows before asking.
     images, images_touched : int or None
-        Tiles there are, and those that some row would be cut from; None where there are no tiles.
+        Tiles there are, and those that some row would be cut from; None where nobody knows, or
+        where there are no tiles.
     cells : Cells
         Where the rows lie.
     sample : pyarrow.Table
@@ -73,8 +75,9 @@ def scan(
         For rows that a run would refuse, all named in one line.
     """
     check, cells, chosen = RowCheck(catalog), Cells(), Smallest(sample)
-    tiles = source.footprints().num_rows
-    touched = np.zeros(tiles, bool)
+    tiled = isinstance(source, TileSource)
+    tiles = source.footprints().num_rows  # of a tree by a sky map none is known before it is asked
+    touched: set[int] = set()
     known, with_image = True, 0
     turn = shuffled_keys(pa.array([seed]))[0]
     tally = Tally()
@@ -86,8 +89,8 @@ def scan(
         home = located(source, ra, dec, batch["object_id"].to_pylist())
         known = known and home is not None
         there: NDArray[np.bool_] = np.ones(len(ra), bool) if home is None else home >= 0
-        if home is not None and tiles:
-            touched[home[there]] = True
+        if home is not None and tiled:
+            touched.update(np.unique(home[there]).tolist())
         with_image += int(there.sum())
         cells.add(np.asarray(compute_spatial_index(ra, dec), np.int64), there)
         names = pa.Table.from_batches([batch.select(["object_id", "ra", "dec"])])
@@ -100,8 +103,8 @@ def scan(
         rows=check.rows,
         tally=tally,
         with_image=with_image if known else None,
-        images=tiles if tiles and known else None,
-        images_touched=int(touched.sum()) if tiles and known else None,
+        images=tiles if tiled and tiles else None,
+        images_touched=len(touched) if tiled else None,
         cells=cells,
         sample=rows if rows is not None else catalog.schema.empty_table(),
     )
