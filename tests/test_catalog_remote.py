@@ -336,6 +336,11 @@ def test_a_server_without_ranges(web: WebServer, files: Path) -> None:
         open_catalog(f"{web.url}/large.parquet")
 
 
+def test_a_query_is_no_part_of_the_name(web: WebServer) -> None:
+    for name in ("table.fits?download=1", "one.parquet?download=1"):
+        assert open_catalog(f"{web.url}/{name}").num_rows in (2, 900)
+
+
 def test_a_table_that_is_too_large(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("survey_gampen.catalog.tables.LARGEST_BYTES", 1000)
     with pytest.raises(InputError, match="too large for this kind of file; convert it to Parquet"):
