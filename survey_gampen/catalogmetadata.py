@@ -29,6 +29,7 @@ def catalog_metadata(catalog: str) -> str | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    source: io.BytesIO | Path | None
     try:
         if is_address(catalog):
             footer = _remote_footer(catalog)

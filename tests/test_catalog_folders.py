@@ -87,6 +87,7 @@ def test_a_collection_is_its_main_catalogue(tmp_path: Path) -> None:
         open_catalog(tmp_path / "cat")
 
 
+@pytest.mark.slow
 def test_written_by_hats_itself(tmp_path: Path) -> None:
     """A catalogue as LSDB writes it opens with all of its rows."""
     lsdb = pytest.importorskip("lsdb")

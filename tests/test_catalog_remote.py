@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import pytest
 from astropy.table import Table
 from catalogservers import WebServer
 from skies import patch_of_sky, write
+from smallrun import Sky, call, leaves
 
 from survey_gampen import stores
 from survey_gampen.catalog import Catalog, open_catalog, read_rows, sort_catalog
@@ -336,6 +338,11 @@ def test_a_server_without_ranges(web: WebServer, files: Path) -> None:
         open_catalog(f"{web.url}/large.parquet")
 
 
+def test_a_query_is_no_part_of_the_name(web: WebServer) -> None:
+    for name in ("table.fits?download=1", "one.parquet?download=1"):
+        assert open_catalog(f"{web.url}/{name}").num_rows in (2, 900)
+
+
 def test_a_table_that_is_too_large(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("survey_gampen.catalog.tables.LARGEST_BYTES", 1000)
     with pytest.raises(InputError, match="too large for this kind of file; convert it to Parquet"):
@@ -375,6 +382,22 @@ def test_settings_of_a_catalogue_elsewhere(
     settings = resolve({"catalog": f"{web.url}/hats/", "images": "tiles"})
     assert settings.out == str(tmp_path / "hats.gampen")
     assert settings.images == str(tmp_path / "tiles")
+
+
+@pytest.mark.slow
+def test_a_run_of_a_catalogue_elsewhere_is_the_same_run(
+    web: WebServer, sky: Sky, calm: Path, tmp_path: Path
+) -> None:
+    """Published bytes and fingerprint are equal; and one goes on where the other stopped."""
+    shutil.copy(sky.catalog, web.folder / "galaxies.parquet")
+    url = f"{web.url}/galaxies.parquet"
+    words = [url if word == str(sky.catalog) else word for word in sky.command(tmp_path / "run")]
+    done = call(words)
+    assert done.returncode == 0, done.stderr
+    assert leaves(tmp_path / "run") == leaves(calm)
+    assert url in (tmp_path / "run" / "run.toml").read_text()
+    done = call(sky.command(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 from astropy.table import Column, MaskedColumn
@@ -30,7 +32,7 @@ def to_arrow(column: Column) -> pa.Array | None:
     return _flat(values, mask)
 
 
-def _flat(values: NDArray[np.generic], mask: NDArray[np.bool_] | None) -> pa.Array | None:
+def _flat(values: NDArray[Any], mask: NDArray[np.bool_] | None) -> pa.Array | None:
     if values.dtype.kind == "S":
         values = _decode(values)
     if values.dtype.kind == "U":
@@ -41,7 +43,7 @@ def _flat(values: NDArray[np.generic], mask: NDArray[np.bool_] | None) -> pa.Arr
     return pa.array(values.astype(values.dtype.newbyteorder("="), copy=False), mask=mask)
 
 
-def _decode(values: NDArray[np.generic]) -> NDArray[np.str_]:
+def _decode(values: NDArray[np.bytes_]) -> NDArray[np.str_]:
     """Bytes as text: UTF-8, or else Latin-1, in which any bytes are letters and none is lost."""
     try:
         return np.char.decode(values, "utf-8")

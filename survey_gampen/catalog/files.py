@@ -39,6 +39,10 @@ class File(Protocol):
     def name(self) -> str:
         """What to call it in an error: nothing secret."""
 
+    @property
+    def table_format(self) -> str | None:
+        """Its kind where it is no Parquet file."""
+
     def read(self, start: int, length: int) -> bytes:
         """Return exactly these bytes."""
 
@@ -69,7 +73,7 @@ class Folder(Protocol):
         """Return the names of all files below, ``/`` between their parts; None: no lists here."""
 
 
-def open_place(spec: str | Path) -> File | Folder:
+def open_place(spec: str | Path) -> LocalFile | LocalFolder | RemoteFile | RemoteFolder:
     """What a path or an address stands for.
 
     Raises
@@ -87,7 +91,7 @@ def open_place(spec: str | Path) -> File | Folder:
     return LocalFolder(path) if path.is_dir() else LocalFile(path)
 
 
-def _remote(url: str) -> File | Folder:
+def _remote(url: str) -> RemoteFile | RemoteFolder:
     store = open_store(url)
     try:
         path = urlsplit(url).path.lower()
@@ -108,6 +112,10 @@ class LocalFile:
     @property
     def name(self) -> str:
         return str(self.path)
+
+    @property
+    def table_format(self) -> str | None:
+        return table_format(self.path)
 
     def read(self, start: int, length: int) -> bytes:
         with self.path.open("rb", buffering=0) as stream:
@@ -163,6 +171,10 @@ class RemoteFile:
     @property
     def name(self) -> str:
         return shown(self.url)
+
+    @property
+    def table_format(self) -> str | None:
+        return table_format(urlsplit(self.url).path)
 
     def read(self, start: int, length: int) -> bytes:
         return self._store.read(self.url, start, length)

@@ -20,9 +20,15 @@ import pyarrow.parquet as pq
 
 from survey_gampen.catalog import tables
 from survey_gampen.catalog.columns import KEY_COLUMNS, batch_schema, check_columns
-from survey_gampen.catalog.files import File, Folder, content_digest, open_place, sources
+from survey_gampen.catalog.files import (
+    File,
+    LocalFolder,
+    RemoteFolder,
+    content_digest,
+    open_place,
+    sources,
+)
 from survey_gampen.catalog.footers import Agreement, one_line, read_footer, read_footers
-from survey_gampen.catalog.formats import table_format
 from survey_gampen.catalog.listing import parquet_files
 from survey_gampen.catalog.select import parse_select
 from survey_gampen.catalog.selection import Selection, Tally
@@ -203,8 +209,11 @@ def open_catalog(
     names = {key: (columns or {}).get(key) or key for key in KEY_COLUMNS}
     extra = tuple(dict.fromkeys(extra))
     place = open_place(path)
-    files = _files(place)
-    kind = None if _is_folder(place) else table_format(files[0].name)
+    files: tuple[File, ...]
+    if isinstance(place, LocalFolder | RemoteFolder):
+        files, kind = tuple(parquet_files(place)), None
+    else:
+        files, kind = (place,), place.table_format
     loaded = None
     if kind is None:
         schema = read_footer(files[0]).schema
@@ -234,14 +243,6 @@ def open_catalog(
         _content=content,
         _request={"columns": names, "extra": extra, "select": chosen, "limit": limit},
     )
-
-
-def _is_folder(place: File | Folder) -> bool:
-    return hasattr(place, "walk")
-
-
-def _files(place: File | Folder) -> tuple[File, ...]:
-    return tuple(parquet_files(place)) if _is_folder(place) else (place,)
 
 
 def _parquet(
