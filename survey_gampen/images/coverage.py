@@ -34,9 +34,12 @@ def located(
     -------
     ndarray of int64, shape (n,), or None
         For tiles, the row of ``source.footprints()``; where galaxies are found by name, 0; -1
-        where there is none. None where the source has to be asked for each cutout, as a service.
+        where there is none. None where the source has to be asked for each cutout, as a service,
+        or for each patch, as a tree.
     """
     if isinstance(source, TileSource):
+        if not source.tiles.listed:
+            return None
         with quiet():
             return source.assign(ra, dec)[0]
     if isinstance(source, GampenSource | ReadySource):
