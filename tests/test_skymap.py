@@ -114,6 +114,13 @@ def test_facts_of_hsc() -> None:
     assert HSC.patch_number((3, 2)) == 21
 
 
+def test_a_fact_of_rubin() -> None:
+    """A blend in tract 5063, patch 5, of lsst_cells_v1: public scripts for lsst.multiprofit."""
+    tract, x, y = (int(v[0]) for v in RUBIN.find(53.06700454971479, -28.221957930172174))
+    assert (tract, RUBIN.patch_number((x, y))) == (5063, 5)
+    assert (RUBIN.patches, RUBIN.bounds((0, 0))) == (10, (-200, -200, 3400, 3400))
+
+
 def test_patches_of_a_tract_share_one_plane() -> None:
     tract = 9813
     first, second = (WCS(fits.Header.fromstring(HSC.wcs(tract, p))) for p in ((3, 4), (4, 4)))

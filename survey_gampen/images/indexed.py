@@ -52,7 +52,7 @@ class IndexedTiles:
         survey: Survey,
         band: str | None,
     ) -> None:
-        self.files = files
+        self.files, self.listed = files, True
         self._inventory = inventory(found)
         self._counts = Counter(index["kind"].to_pylist())
         broken = index.filter(pc.equal(index["kind"], footprints.UNREADABLE))

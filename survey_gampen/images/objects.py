@@ -91,7 +91,7 @@ class ObjectStore:
             It may not be read.
         """
         info = self._call(lambda fs: fs.info(f"{self._root}/{name}".rstrip("/"), refresh=True))
-        return bool(info) and info.get("type") == "directory"
+        return info is not None and info.get("type") == "directory"
 
     def facts(self, name: str) -> FileFacts | None:
         """Size and ETag of an object; None: not there."""

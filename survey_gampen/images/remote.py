@@ -304,11 +304,12 @@ class _Pieces(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        stop = min(self._at + len(buffer), self._size)
+        room = memoryview(buffer).cast("B")
+        stop = min(self._at + len(room), self._size)
         if stop <= self._at:
             return 0
         data = self._files.read(self._name, self._at, stop)
-        buffer[: len(data)] = data
+        room[: len(data)] = data
         self._at += len(data)
         return len(data)
 

@@ -41,6 +41,8 @@ class Tiles(Protocol):
     """Which tiles there are. Each has a number; of two equal ones the lower number counts."""
 
     files: Files
+    #: Whether all of them are known, and their numbers are the rows of :meth:`footprints`.
+    listed: bool
     #: Typical arcsec a pixel.
     pixel_scale: float
     band: str | None

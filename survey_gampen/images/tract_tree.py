@@ -60,7 +60,8 @@ class TreeTiles:
     """
 
     def __init__(self, files: Files, survey: Survey, band: str, layout: str) -> None:
-        self.files, self.band = files, short_band(band)
+        self.files, self.listed = files, False
+        self.band: str | None = short_band(band)
         self.skymap = RingsSkymap.from_table(survey.skymap, f"profile {survey.name}")
         self.template, self._layout = Template(survey, band, self.skymap), layout
         self.pixel_scale, self._survey = self.skymap.pixel_scale, survey
