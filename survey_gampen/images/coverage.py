@@ -23,24 +23,19 @@ def located(
 ) -> NDArray[np.int64] | None:
     """The image that each galaxy would be cut from.
 
-        Parameters
-        ----------
-        source : ImageSource
-        ra, dec : ndarray, shape (n,)
-            Degrees, ICRS.
-        object_id : sequence of n names
+    Parameters
+    ----------
+    source : ImageSource
+    ra, dec : ndarray, shape (n,)
+        Degrees, ICRS.
+    object_id : sequence of n names
 
-        Returns
-        -------
-        ndarray of int64, shape (n,), or None
-    <<<<<<< HEAD
-            The number of a tile, by which its source knows it; 0 where galaxies are found by name; -1
-            where there is none. None where the source has to be asked for each cutout, as a service.
-    =======
-            For tiles, the row of ``source.footprints()``; where galaxies are found by name, 0; -1
-            where there is none. None where the source has to be asked for each cutout, as a service,
-            or for each patch, as a tree.
-    >>>>>>> i6-trees
+    Returns
+    -------
+    ndarray of int64, shape (n,), or None
+        The number of a tile, by which its source knows it; 0 where galaxies are found by name; -1
+        where there is none. None where the source has to be asked for each cutout, as a service,
+        or for each patch, as a tree.
     """
     if isinstance(source, TileSource):
         if not source.tiles.listed:
