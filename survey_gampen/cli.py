@@ -120,7 +120,11 @@ def _add_run_options(run: argparse.ArgumentParser) -> None:
         metavar="CATALOG",
         help="Parquet file or folder, HATS catalogue, FITS, VOTable, ECSV or CSV",
     )
-    add("--images", metavar="PATH", help="folder or glob of the survey's images")
+    add(
+        "--images",
+        metavar="PATH|URL",
+        help="folder, glob or address of the survey's images; or tree, das, soda",
+    )
     add("--survey", metavar="NAME|FILE", help="survey profile (default hsc-wide)")
     add("--band", metavar="B", help="band to measure (default: the survey profile's)")
     add(
@@ -129,7 +133,7 @@ def _add_run_options(run: argparse.ArgumentParser) -> None:
         help="shipped model or safetensors file (default: the survey profile's for the band)",
     )
     add("--cluster", metavar="NAME|FILE", help="cluster profile (default local)")
-    add("--out", metavar="DIR", help="results (default: CATALOG.gampen, beside it)")
+    add("--out", metavar="DIR", help="results, also s3://... (default: CATALOG.gampen, beside it)")
     add("--passes", type=int, metavar="N", help="Monte-Carlo passes a galaxy (default 1000)")
     add("--seed", type=int, metavar="N", help="key of all random numbers (default 0)")
     add("--precision", choices=PRECISIONS, help="arithmetic (default auto)")

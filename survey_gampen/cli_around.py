@@ -25,7 +25,11 @@ def _add_inspect(verbs: Verbs) -> None:
     )
     add = inspect.add_argument
     add("catalog", metavar="CATALOG", help="what `run` takes")
-    add("--images", metavar="PATH|URL", help="folder or glob of the survey's images")
+    add(
+        "--images",
+        metavar="PATH|URL",
+        help="folder, glob or address of the survey's images; or tree, das, soda",
+    )
     add("--survey", metavar="NAME|FILE", help="survey profile (default hsc-wide)")
     add("--band", metavar="B", help="band of the images (default: the survey's)")
     add(

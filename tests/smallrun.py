@@ -71,7 +71,9 @@ def write_sky(folder: Path, n: int, seed: int = 3) -> tuple[Path, Path]:
     return folder / "images", catalog
 
 
-def command(catalog: Path, images: Path, model: Path, out: Path, *more: str) -> list[str]:
+def command(
+    catalog: Path | str, images: Path | str, model: Path, out: Path | str, *more: str
+) -> list[str]:
     """The command that runs them, with few passes."""
     options = {"--images": images, "--survey": "hsc-wide", "--band": "g", "--model": model}
     words = [str(word) for pair in options.items() for word in pair]
