@@ -123,7 +123,7 @@ def _add_run_options(run: argparse.ArgumentParser) -> None:
     add(
         "--images",
         metavar="PATH|URL",
-        help="folder, glob or address of the survey's images; or tree, das, soda",
+        help="folder, glob or address of images; tree, das, soda",
     )
     add("--survey", metavar="NAME|FILE", help="survey profile (default hsc-wide)")
     add("--band", metavar="B", help="band to measure (default: the survey profile's)")

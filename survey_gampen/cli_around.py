@@ -28,7 +28,7 @@ def _add_inspect(verbs: Verbs) -> None:
     add(
         "--images",
         metavar="PATH|URL",
-        help="folder, glob or address of the survey's images; or tree, das, soda",
+        help="folder, glob or address of images; tree, das, soda",
     )
     add("--survey", metavar="NAME|FILE", help="survey profile (default hsc-wide)")
     add("--band", metavar="B", help="band of the images (default: the survey's)")
