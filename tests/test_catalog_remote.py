@@ -24,7 +24,7 @@ from survey_gampen.catalogmetadata import METADATA_KEY
 from survey_gampen.config import resolve
 from survey_gampen.errors import InputError, OutsideFault
 
-BUCKET = "survey"
+BUCKET = "catalogues"  # the servers of a process share their buckets
 
 
 def rows_of(catalog: Catalog, batch: int = 1000) -> pa.Table:
