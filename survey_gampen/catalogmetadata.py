@@ -59,7 +59,7 @@ def _first_file(folder: Path) -> Path | None:
 
 def _remote_footer(url: str) -> bytes | None:
     """The end of the file elsewhere that speaks for all of the catalogue; None: there is none."""
-    from survey_gampen.netfaults import Denied, Missing
+    from survey_gampen.net.faults import Denied, Missing
     from survey_gampen.stores import open_store
 
     store = open_store(url)

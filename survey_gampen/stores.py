@@ -18,7 +18,7 @@ from urllib.request import getproxies, proxy_bypass
 from survey_gampen.addresses import is_web, shown
 from survey_gampen.credentials import login
 from survey_gampen.errors import InputError, OutsideFault
-from survey_gampen.netfaults import SERVICE, Denied, Missing, sorted_faults
+from survey_gampen.net.faults import SERVICE, Denied, Missing, sorted_faults
 
 #: Seconds to wait before each repetition of a request that a web server did not answer well.
 WAITS = (0.5, 2.0, 8.0)

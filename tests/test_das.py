@@ -24,15 +24,16 @@ from survey_gampen.images import open_images
 from survey_gampen.images.answers import Answer
 from survey_gampen.images.collect import Ask, Member, judge
 from survey_gampen.images.das import HEADER, LINES, Das
-from survey_gampen.images.patience import Backoff, Manners
+from survey_gampen.images.http import Manners
 from survey_gampen.images.service import ServiceSource, fetched
 from survey_gampen.images.services import is_service, open_service
 from survey_gampen.images.single import Seen
 from survey_gampen.images.status import Status
+from survey_gampen.net.waiting import Backoff, Patience
 from survey_gampen.survey import load_survey
 
 SIZE = 21
-QUICK = Manners(first_wait=0.01, longest_wait=0.05, patience=20.0)
+QUICK = Manners(patience=Patience(20.0, 0.01, 0.05))
 NJY = 10 ** (0.4 * (31.4 - 27.0))
 
 
@@ -209,7 +210,7 @@ def test_what_came_whole_is_kept_when_an_answer_is_cut_off(sky: Sky, fault: str)
 
 def test_a_service_that_never_ends_an_answer_stops_the_run(sky: Sky) -> None:
     _, _, ra, dec = galaxies(sky, 2)
-    hasty = replace(QUICK, patience=0.3)
+    hasty = replace(QUICK, patience=Patience(0.3, 0.01, 0.05))
     with DasServer(sky, ["garbage"] * 1000) as server:
         one = open_service(server.spec, SURVEY, "g", None, None, manners=hasty)
         with pytest.raises(OutsideFault, match="cut off"):
@@ -377,7 +378,7 @@ class OneFile:
                 yield Member(place, f"tile {number}", content)
 
     def backoff(self) -> Backoff:
-        return Backoff(self.manners, "nowhere")
+        return Backoff(self.manners.patience, "nowhere")
 
     def enter(self) -> None:
         pass

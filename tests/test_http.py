@@ -15,11 +15,11 @@ from dasserver import DasServer, Sky
 
 from survey_gampen.credentials import Login
 from survey_gampen.errors import InputError, OutsideFault
-from survey_gampen.images.http import Client, _retry_after
-from survey_gampen.images.patience import Backoff, Manners
-from survey_gampen.images.slots import Slots
+from survey_gampen.images.http import Client, Manners
+from survey_gampen.net.slots import Slots
+from survey_gampen.net.waiting import Backoff, Patience, Transient
 
-QUICK = Manners(first_wait=0.01, longest_wait=0.02, patience=0.3, silence=0.5)
+QUICK = Manners(patience=Patience(0.3, 0.01, 0.02), silence=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -96,28 +96,18 @@ def test_nobody_there() -> None:
 def test_waits_double_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
     monkeypatch.setattr(time, "sleep", waited.append)
-    backoff = Backoff(Manners(first_wait=1.0, longest_wait=8.0, patience=1000.0), "host")
+    backoff = Backoff(Patience(1000.0, first=1.0, most=8.0), "host")
     for _ in range(6):
-        backoff.wait("sick")
+        backoff.wait(Transient("sick"))
     for pause, longest in zip(waited, (1, 2, 4, 8, 8, 8), strict=True):
         assert longest / 2 <= pause <= longest
     backoff.progress()
-    backoff.wait("sick again")
+    backoff.wait(Transient("sick again"))
     assert waited[-1] <= 1
-    backoff.wait("busy", at_least=30.0)
-    assert waited[-1] == 30.0
-    with pytest.raises(OutsideFault, match="busy, 3 times"):
-        backoff.wait("busy", at_least=2000.0)
-
-
-def test_retry_after_is_a_number_or_a_date() -> None:
-    assert _retry_after(None) == 0
-    assert _retry_after("7") == 7
-    assert _retry_after("-7") == 0
-    assert _retry_after("soon") == 0
-    assert _retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
-    then = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 60))
-    assert 50 < _retry_after(then) <= 60
+    backoff.wait(Transient("busy", after=30.0))
+    assert 30.0 < waited[-1] <= 30.2  # not all workers at once
+    with pytest.raises(OutsideFault, match="host: busy "):
+        backoff.wait(Transient("busy", after=2000.0))
 
 
 def test_slots_are_shared_by_threads_and_processes(tmp_path: Path) -> None:
@@ -141,7 +131,7 @@ def test_slots_are_shared_by_threads_and_processes(tmp_path: Path) -> None:
         thread.join()
     assert most == 2
     code = (
-        "import sys, time; from pathlib import Path; from survey_gampen.images.slots import Slots\n"
+        "import sys, time; from pathlib import Path; from survey_gampen.net.slots import Slots\n"
         f"with Slots(Path({str(tmp_path)!r}), 1).one(): print('in', flush=True); time.sleep(60)"
     )
     slots = Slots(tmp_path, 1)

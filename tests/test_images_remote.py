@@ -22,7 +22,7 @@ from survey_gampen.errors import InputError, OutsideFault, UnreadableFile
 from survey_gampen.images import Status, open_images, places, remote
 from survey_gampen.images.coverage import located
 from survey_gampen.images.skymap import RingsSkymap
-from survey_gampen.images.waiting import Patience
+from survey_gampen.net.waiting import Patience
 from survey_gampen.report.scan import scan
 from survey_gampen.survey import load_survey
 
@@ -294,7 +294,7 @@ def test_a_login_that_was_good_at_planning(tree, monkeypatch) -> None:
         monkeypatch.setenv("SURVEY_GAMPEN_HSC_PASSWORD", PASSWORD)
         source = open_images(server.url, HSC, "g", 15.0)
         server.faults = [Fault("401", where="calexp", times=100)]
-        with pytest.raises(OutsideFault, match=r"does not take this login \(401\)"):
+        with pytest.raises(OutsideFault, match=r"refuses name and password \(401\)"):
             gather(source, *positions_in((1, 1)), 11)
 
 

@@ -22,7 +22,7 @@ ROWS = [
         *("survey_gampen.paths", "survey_gampen.tomlfile", "survey_gampen.commit"),
         *("survey_gampen.signals", "survey_gampen.quiet", "survey_gampen.stages"),
         *("survey_gampen.storage", "survey_gampen.parquet"),
-        *("survey_gampen.addresses", "survey_gampen.stores", "survey_gampen.netfaults"),
+        *("survey_gampen.addresses", "survey_gampen.stores", "survey_gampen.net"),
         "survey_gampen.catalogmetadata",
         "survey_gampen.credentials",
     },

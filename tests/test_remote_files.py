@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import signal
@@ -20,11 +21,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from survey_gampen.errors import InputError, OutsideFault, UnreadableFile
-from survey_gampen.images import waiting
 from survey_gampen.images.cache import CONNECTIONS, TileCache, default_cache
 from survey_gampen.images.remote import RemoteFiles
-from survey_gampen.images.waiting import Patience, Transient, retry_after
 from survey_gampen.images.web import HttpStore
+from survey_gampen.net import waiting
+from survey_gampen.net.waiting import Patience, Transient, retry_after
 
 QUICK = Patience(seconds=3.0, first=0.01, most=0.05)
 CONTENT = b"SIMPLE  =" + bytes(range(256)) * 4000
@@ -224,7 +225,7 @@ def test_no_or_a_wrong_login_is_one_line(server, files, monkeypatch, tmp_path, g
         monkeypatch.setenv("SURVEY_GAMPEN_TEST_USER", USER)
         monkeypatch.setenv("SURVEY_GAMPEN_TEST_PASSWORD", "wr0ng-" + PASSWORD)
     if code == 403:
-        server.faults = [Fault("403")]
+        server.faults = [Fault("403", times=9)]
     with pytest.raises(InputError, match=rf"\({code}\)") as caught:
         files.local("a/t.fits")
     assert "SURVEY_GAMPEN_TEST_PASSWORD" in str(caught.value)
@@ -237,7 +238,7 @@ def test_no_secret_gets_out(server, files, monkeypatch) -> None:
     monkeypatch.setenv("SURVEY_GAMPEN_TEST_USER", USER)
     monkeypatch.setenv("SURVEY_GAMPEN_TEST_PASSWORD", PASSWORD)
     files.local("a/t.fits")
-    secret = files.store._authorization.split()[1]
+    secret = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
     words = []
     for kind in ("403", "503", "418", "cut"):
         server.faults = [Fault(kind, times=10_000)]
@@ -385,11 +386,14 @@ def test_pauses_grow_to_a_limit_and_end(failures, first, seconds) -> None:
         assert 0.5 <= pause / min(first * 2.0**k, 20.0) <= 1.5
 
 
-def test_dates_of_retry_after() -> None:
-    assert retry_after(None) is None
-    assert retry_after("7") == 7.0
-    assert retry_after("soon") is None
-    assert retry_after("Fri, 31 Dec 1999 23:59:59 GMT") < -1e8
+def test_retry_after_is_a_number_or_a_date() -> None:
+    assert retry_after(None) == 0
+    assert retry_after("7") == 7
+    assert retry_after("-7") == 0
+    assert retry_after("soon") == 0
+    assert retry_after("Fri, 31 Dec 1999 23:59:59 GMT") == 0
+    then = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 60))
+    assert 50 < retry_after(then) <= 60
 
 
 def test_locks_let_one_in(tmp_path) -> None:

@@ -15,17 +15,18 @@ from sodaserver import SodaServer, Tract
 
 from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.images.grid import unit_vectors
-from survey_gampen.images.patience import Manners
+from survey_gampen.images.http import Manners
 from survey_gampen.images.regions import parse_region
 from survey_gampen.images.service import ServiceSource
 from survey_gampen.images.services import open_service
 from survey_gampen.images.status import Status
+from survey_gampen.net.waiting import Patience
 from survey_gampen.survey import Survey
 
 pytest.importorskip("pyvo")
 
 SIZE = 121
-QUICK = Manners(first_wait=0.01, longest_wait=0.05, patience=20.0)
+QUICK = Manners(patience=Patience(20.0, 0.01, 0.05))
 LSST = Survey(
     name="lsst",
     columns={"object_id": "objectId", "ra": "coord_ra", "dec": "coord_dec"},

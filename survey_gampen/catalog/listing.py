@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from survey_gampen.catalog.files import PARQUET, File, Folder
 from survey_gampen.errors import InputError
-from survey_gampen.netfaults import Denied
+from survey_gampen.net.faults import Denied
 
 #: Kinds of HATS tables (``dataproduct_type``) whose rows are the rows of a catalogue, each once.
 _ROWS_ONCE = ("object", "source", "nested")

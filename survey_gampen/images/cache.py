@@ -13,7 +13,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import random
 import shutil
 import tempfile
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from survey_gampen import commit
 from survey_gampen.errors import InputError, OutsideFault
+from survey_gampen.net.slots import Slots
 
 #: Names the folder; default: ``survey-gampen-tiles-UID`` in the folder of temporary files.
 VARIABLE = "SURVEY_GAMPEN_CACHE"
@@ -51,6 +51,7 @@ class TileCache:
 
     def __init__(self, folder: Path, limit: int = LIMIT, grace: float = GRACE) -> None:
         self.folder, self.limit, self.grace = folder, limit, grace
+        self._slots: dict[str, Slots] = {}
 
     def find(self, key: str) -> Path | None:
         """The file of a key, if it is there; it then counts as just used."""
@@ -119,27 +120,11 @@ class TileCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
 
-    @contextlib.contextmanager
-    def connection(self, host: str) -> Iterator[None]:
+    def connection(self, host: str) -> contextlib.AbstractContextManager[None]:
         """One of the few connections that a node has to a host."""
-        with commit.outside_faults(self.folder):
-            folder = self.folder / "hosts"
-            folder.mkdir(parents=True, exist_ok=True)
-            stem = hashlib.sha256(host.encode()).hexdigest()[:16]
-            while True:
-                for number in random.sample(range(CONNECTIONS), CONNECTIONS):
-                    descriptor = _open(folder / f"{stem}.{number}")
-                    if _lock(descriptor, wait=False):
-                        break
-                    os.close(descriptor)
-                else:
-                    time.sleep(random.uniform(0.02, 0.1))
-                    continue
-                break
-        try:
-            yield
-        finally:
-            os.close(descriptor)  # and the lock with it
+        stem = hashlib.sha256(host.encode()).hexdigest()[:16]
+        slots = self._slots.setdefault(host, Slots(self.folder / "hosts" / stem, CONNECTIONS))
+        return slots.one()
 
     def _path(self, key: str, suffix: str = "") -> Path:
         digest = hashlib.sha256(key.encode()).hexdigest()[:32]
@@ -198,7 +183,7 @@ def _locked(path: Path) -> Iterator[None]:
     """Hold the lock of a file; the lock file is gone afterwards."""
     while True:
         descriptor = _open(path)
-        _lock(descriptor, wait=True)
+        _lock(descriptor)
         try:
             # The one that was waited for may have removed the file, and a third made it anew.
             if os.path.samestat(os.fstat(descriptor), path.stat()):
@@ -217,15 +202,12 @@ def _open(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
-def _lock(descriptor: int, wait: bool) -> bool:
+def _lock(descriptor: int) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
             raise
         raise OutsideFault(
             f"the folder of downloaded tiles knows no locks; set {VARIABLE} to one on a local disk"
         ) from None
-    return True

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from survey_gampen.images.answers import AnswerWriter
 from survey_gampen.images.grid import quiet
-from survey_gampen.images.patience import Backoff, CutOffError, Manners
+from survey_gampen.images.http import Manners
 from survey_gampen.images.planes import short_band
 from survey_gampen.images.single import Seen, look
+from survey_gampen.net.waiting import Backoff, CutOff
 from survey_gampen.survey import Survey
 
 #: A service may round a box up by so many pixels on each side.
@@ -82,7 +83,7 @@ class Service(Protocol):
 
         Raises
         ------
-        CutOffError
+        CutOff
             The answer ended too early.
         InputError
             The service does not let us in, or does not understand.
@@ -146,7 +147,8 @@ def collect(
     while open_:
         good: set[int] = set()
         wrong: dict[int, str] = {}
-        stray, cut = "", ""
+        stray = ""
+        cut: CutOff | None = None
         places = sorted(open_)
         try:
             for member in service.send(ask, places, backoff):
@@ -164,10 +166,10 @@ def collect(
                     to.add(place, member.tile, member.content, seen)
                     good.add(place)
                     backoff.progress()
-        except CutOffError as error:
-            cut = str(error)
+        except CutOff as error:
+            cut = error
         open_ -= good
-        if cut:
+        if cut is not None:
             if not good:
                 backoff.wait(cut)
             continue

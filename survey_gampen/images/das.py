@@ -21,9 +21,11 @@ from typing import Any, cast
 
 from survey_gampen.errors import InputError
 from survey_gampen.images.collect import Ask, Member
-from survey_gampen.images.http import Body, Client
-from survey_gampen.images.patience import Backoff, CutOffError
+from survey_gampen.images.http import Client
 from survey_gampen.images.planes import short_band
+from survey_gampen.net.body import Body
+from survey_gampen.net.faults import DENIED, is_later
+from survey_gampen.net.waiting import Backoff, CutOff
 
 HEADER = "#? rerun type filter tract ra dec sw sh image mask variance"
 LINES = 990
@@ -126,7 +128,7 @@ class Das:
     def enter(self) -> None:
         """Ask for the service's front page, which wants the same password."""
         # Whatever the page is: only a refusal, or no answer, tells something.
-        every = tuple(code for code in range(200, 500) if code not in (401, 403, 408, 425, 429))
+        every = tuple(code for code in range(200, 500) if code not in DENIED and not is_later(code))
         with self._client.ask("GET", f"{self._url}/", self.backoff(), accept=every):
             pass
 
@@ -157,7 +159,7 @@ def _members(body: Body, limit: int) -> Iterator[tuple[str, int, bytes]]:
 
     Raises
     ------
-    CutOffError
+    CutOff
         The tar is not whole, or is none.
     """
     trouble = ""
@@ -173,4 +175,4 @@ def _members(body: Body, limit: int) -> Iterator[tuple[str, int, bytes]]:
     except (tarfile.TarError, ValueError) as error:  # ValueError: a header of nonsense
         trouble = f"the answer was cut off ({error})"
     if trouble:
-        raise CutOffError(trouble)
+        raise CutOff(trouble)

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 from survey_gampen.errors import GampenError, InputError, OutsideFault
 from survey_gampen.images.listing import FileFacts, is_image_name
 from survey_gampen.images.remote import Ask, Stream
-from survey_gampen.images.waiting import Transient
+from survey_gampen.net.faults import is_later
+from survey_gampen.net.waiting import Transient
 
 T = TypeVar("T")
 
@@ -175,7 +176,7 @@ def _failures(address: str) -> Iterator[None]:
     except OSError as error:
         response = getattr(error.__cause__, "response", None) or {}
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        if status >= 500 or status == 429 or not status or error.errno in _LATER:
+        if not status or is_later(status) or error.errno in _LATER:
             raise Transient(f"the store answers {status or _words(error)}") from None
         raise OutsideFault(f"{address}: the store answers {status} ({_words(error)})") from None
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol, TypeVar
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
 from survey_gampen.errors import OutsideFault, UnreadableFile
 from survey_gampen.images.cache import TileCache
 from survey_gampen.images.listing import FileFacts
-from survey_gampen.images.waiting import CutOff, Patience, Transient
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+from survey_gampen.images.pieces import Pieces
+from survey_gampen.net.waiting import CutOff, Patience, Transient
 
 T = TypeVar("T")
 #: Makes a request about a file, again and again where that may help.
@@ -166,7 +165,8 @@ class RemoteFiles:
         size = self.size(name)
         pieces = None
         if size >= 0 and not name.lower().endswith((".gz", ".bz2")):
-            pieces = io.BufferedReader(_Pieces(self, name, size), _PIECE)
+            read = partial(self.read, name)
+            pieces = io.BufferedReader(Pieces(read, size, self.where(name)), _PIECE)
             try:
                 pieces.peek(1)
             except NoRanges:
@@ -280,38 +280,6 @@ class RemoteFiles:
                 f"{self.where(name)} has changed since the run was planned: go on with "
                 "`survey-gampen resume`"
             )
-
-
-class _Pieces(io.RawIOBase):
-    """A remote file that is read where it is asked for."""
-
-    def __init__(self, files: RemoteFiles, name: str, size: int) -> None:
-        self._files, self._name, self._size, self._at = files, name, size, 0
-        self.name = files.where(name)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = max(base + offset, 0)
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        room = memoryview(buffer).cast("B")
-        stop = min(self._at + len(room), self._size)
-        if stop <= self._at:
-            return 0
-        data = self._files.read(self._name, self._at, stop)
-        room[: len(data)] = data
-        self._at += len(data)
-        return len(data)
 
 
 def _size(path: Path) -> int:

@@ -12,11 +12,10 @@ from survey_gampen.credentials import how_to, login, plain_url, token
 from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.images.collect import Service
 from survey_gampen.images.das import KINDS, Das
-from survey_gampen.images.http import Client
-from survey_gampen.images.patience import Manners
+from survey_gampen.images.http import Client, Manners
 from survey_gampen.images.service import ServiceSource
-from survey_gampen.images.slots import Slots
 from survey_gampen.images.soda import Soda
+from survey_gampen.net.slots import Slots
 from survey_gampen.survey import Survey
 
 #: Words before the ``+`` of an address, and the service they mean.

@@ -33,8 +33,9 @@ from survey_gampen.errors import InputError
 from survey_gampen.images.collect import Ask, Member
 from survey_gampen.images.grid import unit_vectors
 from survey_gampen.images.http import Client
-from survey_gampen.images.patience import Backoff
 from survey_gampen.images.regions import Region, parse_region
+from survey_gampen.net.faults import Refused
+from survey_gampen.net.waiting import Backoff
 
 #: Galaxies in one answer on disk; each is a request of its own.
 LINES = 16
@@ -113,9 +114,14 @@ class Soda:
         circle = f"{ask.ra[place]:.10f} {ask.dec[place]:.10f} {ask.half / 3600:.10f}"
         words = {**parameters, "CIRCLE": circle}
         code, said = _NOTHING
-        content = self._client.fetch(
-            "GET", where, backoff, _FITS, params=words, accept=(code,), empty=said
-        )
+        try:
+            content = self._client.fetch(
+                "GET", where, backoff, _FITS, params=words, accept=(200, code)
+            )
+        except Refused as refusal:
+            if said not in str(refusal).lower():
+                raise
+            return None
         return Member(place, coadd.name, content) if content else None
 
     def _coadds(self, ask: Ask, backoff: Backoff) -> list[Coadd]:

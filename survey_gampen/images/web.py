@@ -6,34 +6,26 @@ sent as it was got.
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import http.client
 import re
-import socket
-import ssl
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from html.parser import HTMLParser
-from urllib.error import HTTPError, URLError
-from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.parse import quote, unquote
 
-from survey_gampen import __version__
-from survey_gampen.credentials import how_to, login, plain_url
+from requests import Response
+
+from survey_gampen.credentials import plain_url
 from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.images.listing import FileFacts, is_image_name
+from survey_gampen.images.pages import find_images, links_of
 from survey_gampen.images.remote import Ask, NoRanges, Stream
-from survey_gampen.images.waiting import CutOff, Transient, retry_after
+from survey_gampen.net.body import Body
+from survey_gampen.net.faults import ABSENT, DENIED, Refused
+from survey_gampen.net.server import PLAIN, Server
+from survey_gampen.net.waiting import Transient
 
 #: A server that sends nothing for so long is asked again, seconds.
 TIMEOUT = 60.0
-#: Answers that mean "later", RFC 9110 and RFC 6585.
-_LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
-_ABSENT = frozenset({404, 410})
-#: Pages of listings that are read, at most: a folder with more is no folder of images.
-_PAGES = 2_000
 
 
 class HttpStore:
@@ -63,9 +55,7 @@ class HttpStore:
         if is_image_name(unquote(parts.path)):
             self.address, _, self._only = self.address.rpartition("/")
         self.host = parts.netloc
-        self.service, self.timeout = service, timeout
-        self._authorization: str | None = None
-        self._opener = urllib.request.build_opener()
+        self._server = Server(service, f"{self.address}/", connect=timeout, silence=timeout)
 
     def where(self, name: str) -> str:
         """Address of a file, for messages and for the request."""
@@ -84,9 +74,9 @@ class HttpStore:
         with self._request("GET", name, span) as answer:
             if answer is None:
                 raise FileNotFoundError(self.where(name))
-            if answer.status != 206 or _first_byte(answer) != start:
+            if answer.status_code != 206 or _first_byte(answer) != start:
                 raise NoRanges(self.where(name))
-            return b"".join(self._chunks(answer))
+            return b"".join(_body(answer))
 
     @contextlib.contextmanager
     def stream(self, name: str, start: int, tag: str) -> Iterator[Stream | None]:
@@ -98,11 +88,11 @@ class HttpStore:
             if answer is None:
                 yield None
                 return
-            first = _first_byte(answer) if answer.status == 206 else 0
+            first = _first_byte(answer) if answer.status_code == 206 else 0
             if first not in (0, start):
                 raise Transient("the server sent another range than asked for")
             size = _facts(name, answer).size
-            yield Stream(first, size, _tag(answer), self._chunks(answer))
+            yield Stream(first, size, _tag(answer), _body(answer))
 
     def find_all(self, ask: Ask) -> list[FileFacts]:
         """All images that the pages below the address link to, or the one that it is.
@@ -112,7 +102,7 @@ class HttpStore:
         InputError
             Nothing there, or no listing.
         """
-        names = [self._only] if self._only else sorted(self._crawl(ask))
+        names = [self._only] if self._only else sorted(find_images(self.address, self._links, ask))
         with ThreadPoolExecutor(max_workers=8) as pool:
             found = list(pool.map(lambda n: ask(n, lambda: self.facts(n)), names))
         if not any(found):
@@ -135,7 +125,7 @@ class HttpStore:
     @contextlib.contextmanager
     def _request(
         self, method: str, name: str, headers: dict[str, str] | None = None
-    ) -> Iterator[http.client.HTTPResponse | None]:
+    ) -> Iterator[Response | None]:
         """Open an address; None where nothing is there.
 
         Raises
@@ -148,158 +138,63 @@ class HttpStore:
             It answers what nobody can use.
         """
         answer = self._ask(method, name, headers or {})
-        try:
-            yield answer
-        finally:
-            if answer is not None:
-                answer.close()
+        if answer is None:
+            yield None
+        else:
+            with answer:
+                yield answer
 
-    def _ask(
-        self, method: str, name: str, headers: dict[str, str]
-    ) -> http.client.HTTPResponse | None:
+    def _ask(self, method: str, name: str, headers: dict[str, str]) -> Response | None:
         url = self.where(name)
-        request = urllib.request.Request(url, method=method, headers=headers)
-        request.add_header("User-Agent", f"survey-gampen/{__version__}")
-        request.add_header("Accept-Encoding", "identity")
-        if self._authorization:
-            request.add_unredirected_header("Authorization", self._authorization)
-        with _failures(self.host):
-            try:
-                answer: http.client.HTTPResponse = self._opener.open(request, timeout=self.timeout)
-                return answer
-            except HTTPError as refusal:
-                refusal.close()
-                code, after = refusal.code, retry_after(refusal.headers.get("Retry-After"))
-        if code in _ABSENT:
+        try:
+            return self._server.once(
+                method,
+                url,
+                accept=(200, 206),
+                headers={**_HEADERS, **headers},
+            )
+        except Refused as refusal:
+            code, said = refusal.status, str(refusal)
+        if code in ABSENT:
             return None
-        if code == 401 and self._authorization is None and self._log_in():
-            return self._ask(method, name, headers)
-        if code in (401, 403):
-            raise InputError(self._denied(code))
+        if code in DENIED:
+            raise InputError(said)
         if code in (405, 501) and method == "HEAD":  # then the first byte tells as much
             return self._ask("GET", name, {"Range": "bytes=0-0"})
-        if code == 416:
+        if code == 416 and headers:
             return self._ask(method, name, {})
-        if code in _LATER:
-            said = http.client.responses.get(code, "")
-            raise Transient(f"the server answers {code} {said}".rstrip(), after)
         raise OutsideFault(f"{url}: the server answers {code}; is the address right?")
 
-    def _log_in(self) -> bool:
-        found = login(self.service, f"{self.address}/")
-        if found is None:
-            return False
-        user, password = found
-        pair = base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
-        self._authorization = f"Basic {pair}"
-        return True
-
-    def _denied(self, code: int) -> str:
-        if self._authorization is None:
-            return f"{self.host} wants a login ({code}): {how_to(self.service)}"
-        return (
-            f"{self.host} does not take this login ({code}): look whether it is right, and whether "
-            f"the account may read {self.address}; {how_to(self.service)}"
-        )
-
-    def _chunks(self, answer: http.client.HTTPResponse) -> Iterator[bytes]:
-        """The body; a connection that ends before it does is an error."""
-        while True:
-            with _failures(self.host):
-                try:
-                    chunk = answer.read1(1 << 20)  # what is there: it is kept if no more comes
-                except http.client.IncompleteRead as error:
-                    missing = f"{error.expected} bytes missing"
-                    raise CutOff(f"the answer ended early ({missing})") from None
-            if not chunk:
-                break
-            yield chunk
-        if answer.length:  # what is left of what was announced
-            raise CutOff(f"the answer ended early ({answer.length} bytes missing)")
-
-    # --- Listings ---------------------------------------------------------------------------------
-
-    def _crawl(self, ask: Ask) -> set[str]:
-        """Names of all images below the address that its pages link to."""
-        base = urlsplit(f"{self.address}/")
-        found, seen, todo = set[str](), {""}, [""]
-        while todo:
-            page = todo.pop()
-            for link in ask(page, partial(self._links, page)):
-                to = urlsplit(urljoin(self.where(page), link))
-                if to.netloc != base.netloc or not to.path.startswith(base.path) or to.query:
-                    continue
-                name = to.path[len(base.path) :]
-                if name.endswith("/") and name not in seen:
-                    seen.add(name)
-                    todo.append(name)
-                elif is_image_name(unquote(name)):
-                    found.add(name)
-            if len(seen) > _PAGES:
-                raise InputError(
-                    f"{self.address}/: more than {_PAGES} folders; use a profile with a sky map"
-                )
-        if not found:
-            raise InputError(f"{self.address}/: links to no FITS file")
-        return found
-
-    def _links(self, page: str) -> list[str]:
+    def _links(self, page: str) -> list[str] | None:
+        """Where a page links to; None: there is no such page."""
         with self._request("GET", page) as answer:
             if answer is None:
-                if page:
-                    return []
-                raise InputError(f"{self.address}/: nothing there; is the address right?")
+                return None
             if "html" not in answer.headers.get("Content-Type", "html"):
                 raise InputError(f"{self.where(page)}: no page with links to images")
-            text = b"".join(self._chunks(answer)).decode("utf-8", errors="replace")
-        links = _Links()
-        links.feed(text)
-        return links.found
+            return links_of(b"".join(_body(answer)))
 
 
 #: Characters of a path that are sent as they are; ``%`` because names are encoded already.
 _SAFE = "/%:@!$&'()*+,;=~-._"
+#: And each request has a connection of its own, so that a slot is one.
+_HEADERS = {**PLAIN, "Connection": "close"}
 
 
-class _Links(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "a":
-            self.found += [value for key, value in attrs if key == "href" and value]
+def _body(answer: Response) -> Iterator[bytes]:
+    return Body(answer, unpack=False).chunks()
 
 
-@contextlib.contextmanager
-def _failures(host: str) -> Iterator[None]:
-    """Tell failures of the network that may be over soon from those that won't."""
-    try:
-        yield
-    except (HTTPError, Transient):
-        raise
-    except (http.client.HTTPException, OSError) as error:
-        reason = error.reason if isinstance(error, URLError) else error
-        if isinstance(reason, ssl.SSLCertVerificationError):
-            raise OutsideFault(
-                f"{host}: the server's certificate is not trusted ({reason.verify_message})"
-            ) from None
-        if isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_NONAME:
-            raise OutsideFault(f"{host}: no such host is known; is the address right?") from None
-        words = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-        raise Transient(f"no answer ({' '.join(str(words).split())})") from None
-
-
-def _tag(answer: http.client.HTTPResponse) -> str:
+def _tag(answer: Response) -> str:
     return answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
 
 
-def _first_byte(answer: http.client.HTTPResponse) -> int | None:
+def _first_byte(answer: Response) -> int | None:
     match = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
     return int(match.group(1)) if match else None
 
 
-def _facts(name: str, answer: http.client.HTTPResponse) -> FileFacts:
+def _facts(name: str, answer: Response) -> FileFacts:
     """Size (-1: not told) and tag that the headers of an answer tell."""
     match = re.match(r"bytes .*/(\d+)$", answer.headers.get("Content-Range", ""))
     size = match.group(1) if match else answer.headers.get("Content-Length", "-1")

@@ -1,4 +1,4 @@
-"""How many connections a service sees at once, whoever opens them."""
+"""How many connections a server sees at once, whoever opens them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from survey_gampen import commit
 
 
 class Slots:
@@ -53,18 +55,23 @@ class Slots:
                     if place in self._held:
                         continue
                     self._held.add(place)
-                taken, descriptor = self._lock(place)
-                if taken:
-                    return place, descriptor
-                with self._guard:
-                    self._held.discard(place)
-            time.sleep(random.uniform(0.05, 0.2))
+                taken = False
+                try:
+                    taken, descriptor = self._lock(place)
+                    if taken:
+                        return place, descriptor
+                finally:
+                    if not taken:
+                        with self._guard:
+                            self._held.discard(place)
+            time.sleep(random.uniform(0.02, 0.1))
 
     def _lock(self, place: int) -> tuple[bool, int | None]:
         if self.folder is None:
             return True, None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.folder / f"slot-{place}", os.O_RDWR | os.O_CREAT, 0o666)
+        with commit.outside_faults(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.folder / f"slot-{place}", os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

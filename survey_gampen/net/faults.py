@@ -17,8 +17,12 @@ from survey_gampen.errors import GampenError, InputError, OutsideFault
 
 #: Name under which the password of a web server with catalogues is kept.
 SERVICE = "catalog"
-#: What may go by itself: request timeout, too early, too many requests.
-_LATER = (408, 425, 429)
+#: What may go by itself, beside all from 500 on: request timeout, too early, too many requests
+#: (RFC 9110, RFC 8470, RFC 6585).
+_LATER = frozenset({408, 425, 429})
+#: A login is wanted or refused, by the server or by the proxy on the way.
+DENIED = frozenset({401, 403, 407})
+ABSENT = frozenset({404, 410})
 _NO_KEYS = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"}
 _ABSENT = {"FileNotFoundError", "IsADirectoryError"}
 _NONSENSE = {"InvalidURL", "InvalidUrlClientError", "ParamValidationError", "ValueError"}
@@ -30,6 +34,26 @@ class Missing(InputError):
 
 class Denied(InputError):
     """What is at an address may not be read. Stores may say so of what is not there, too."""
+
+
+class Refused(InputError):
+    """A server answers that it won't.
+
+    Parameters
+    ----------
+    message : str
+    status : int
+        What it answers.
+    """
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def is_later(status: int) -> bool:
+    """Whether an answer means that asking again later may help."""
+    return status >= 500 or status in _LATER
 
 
 @contextlib.contextmanager
@@ -47,9 +71,9 @@ def sorted_faults(url: str) -> Iterator[None]:
     """
     try:
         yield
-    except GampenError:
-        raise
     except Exception as error:
+        if isinstance(error, GampenError) and not isinstance(error, Refused):
+            raise
         raise _fault(error, url) from None
 
 
@@ -65,7 +89,7 @@ def _fault(error: BaseException, url: str) -> GampenError:
     place, web = shown(url), is_web(url)
     host = urlsplit(url).hostname if web else "the store"
     said = f" (HTTP {status})" if status else ""
-    if status in (401, 403, 407) or "PermissionError" in names or names & _NO_KEYS:
+    if status in DENIED or "PermissionError" in names or names & _NO_KEYS:
         how = (
             f"if it needs a password, {how_to(SERVICE)}"
             if web
@@ -73,10 +97,10 @@ def _fault(error: BaseException, url: str) -> GampenError:
             "for a public bucket, set FSSPEC_S3='{\"anon\": true}'"
         )
         return Denied(f"{place} may not be read{said}: {how}")
-    if status in (404, 410) or (status is None and names & _ABSENT):
+    if status in ABSENT or (status is None and names & _ABSENT):
         what = "look at the address" if web else "look at the names of bucket and key"
         return Missing(f"{place} does not exist{said}: {what}")
-    if status is not None and 300 <= status < 500 and status not in _LATER:
+    if status is not None and status >= 300 and not is_later(status):
         where = "" if web else "; AWS_ENDPOINT_URL and AWS_REGION say whose server is asked"
         return InputError(f"{place}: the server refuses the request{said}: look at it{where}")
     if status is None and names & _NONSENSE:
@@ -99,7 +123,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status in an error of aiohttp or botocore."""
+    """The HTTP status in an error of ours, of aiohttp or of botocore."""
     status = getattr(error, "status", None)
     if isinstance(status, int):
         return status
