@@ -1,32 +1,32 @@
-"""Files that lie elsewhere, read in ranges through fsspec.
+"""Files that lie elsewhere, read in ranges.
 
-Two kinds: object stores, which know sizes and lists (:class:`ObjectStore`), and web servers, which
-give a file's bytes and little else (:class:`WebServer`).
+Two kinds: object stores, which know sizes and lists and are read through fsspec
+(:class:`ObjectStore`), and web servers, which give a file's bytes and little else
+(:class:`WebServer`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import time
-from base64 import b64encode
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+
+from requests import Response
 
 from survey_gampen.addresses import is_web, shown
-from survey_gampen.credentials import login
 from survey_gampen.errors import InputError, OutsideFault
-from survey_gampen.net.faults import SERVICE, Denied, Missing, sorted_faults
+from survey_gampen.net.body import Body
+from survey_gampen.net.faults import SERVICE, Missing, Refused, sorted_faults
+from survey_gampen.net.server import PLAIN, Server
+from survey_gampen.net.waiting import CutOff, Patience
 
-#: Seconds to wait before each repetition of a request that a web server did not answer well.
-WAITS = (0.5, 2.0, 8.0)
+#: How a web server is waited for that did not answer well.
+PATIENCE = Patience(seconds=15.0, first=0.5, most=8.0)
 #: Seconds without a connection, and without a byte, after which a server counts as down.
 CONNECT_SECONDS, SILENT_SECONDS = 30.0, 60.0
 #: A web server that ignores ranges may send as much as this for one.
 _MOST_UNASKED = 1 << 20
-_PIECE = 1 << 20
 
 _Result = TypeVar("_Result")
 
@@ -62,7 +62,7 @@ def open_store(url: str) -> Store:
     try:
         return WebServer() if is_web(url) else ObjectStore(scheme)
     except ImportError:
-        if scheme in ("http", "https", "s3", "s3a"):
+        if scheme in ("s3", "s3a"):
             how = 'pip install "survey-gampen[remote]"'
         else:
             how = f"the package that fsspec needs for {scheme}://"
@@ -99,7 +99,12 @@ class ObjectStore:
     def read(self, url: str, start: int, length: int) -> bytes:
         with sorted_faults(url):
             data: bytes = self.fs.cat_file(url, start=start, end=start + length)
-        return _complete(url, data, length)
+        if len(data) != length:
+            raise OutsideFault(
+                f"{shown(url)}: {len(data)} bytes came instead of {length}; run the same command"
+                " again"
+            )
+        return data
 
     def tail(self, url: str, length: int, size: int | None = None) -> tuple[bytes, int]:
         if size is None:
@@ -128,52 +133,39 @@ class ObjectStore:
 class WebServer:
     """``https://``: each request asks for a range and looks whether it got one.
 
-    A password is looked for, and sent, only where a server asks for one. Proxies come from the
-    environment, as for curl.
+    A password is looked for, and sent, only where a server asks for one.
     """
 
     def __init__(self) -> None:
-        import aiohttp
-        import fsspec
-
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENT_SECONDS
-        )
-        # Not with trust_env: aiohttp would send passwords of ~/.netrc unasked and unencrypted.
-        self.fs = fsspec.filesystem(
-            "https", skip_instance_cache=True, client_kwargs={"timeout": timeout}
-        )
-        self._logins: dict[str, str] = {}
+        self._servers: dict[str, Server] = {}
 
     def read(self, url: str, start: int, length: int) -> bytes:
-        async def get() -> bytes:
-            data, first, _ = await self._range(url, f"{start}-{start + length - 1}", length)
-            skip = start - first
-            return data[skip : skip + length]
+        def get() -> bytes:
+            data, first, _ = self._range(url, f"{start}-{start + length - 1}", length)
+            return _whole(data[start - first :][:length], length)
 
-        return self._patiently(url, lambda: _complete(url, self._run(get), length))
+        return _patiently(url, get)
 
     def tail(self, url: str, length: int, size: int | None = None) -> tuple[bytes, int]:
-        async def get() -> tuple[bytes, int]:
-            data, first, size = await self._range(url, f"-{length}", length)
+        def get() -> tuple[bytes, int]:
+            data, first, size = self._range(url, f"-{length}", length)
             wanted = min(length, size)
-            return _complete(url, data[size - wanted - first :], wanted), size
+            return _whole(data[size - wanted - first :], wanted), size
 
-        return self._patiently(url, lambda: self._run(get))
+        return _patiently(url, get)
 
     def fetch(self, url: str, path: Path, at_most: int) -> None:
-        async def get() -> None:
-            async with await self._get(url, _PLAIN) as answer:
-                answer.raise_for_status()
-                _check_size(url, answer.content_length or 0, at_most)
+        def get() -> None:
+            with self._server(url).once("GET", url, headers=PLAIN) as answer:
+                _check_size(url, _length(answer) or 0, at_most)
                 size = 0
                 with path.open("wb") as file:
-                    async for piece in answer.content.iter_chunked(_PIECE):
+                    for piece in Body(answer, unpack=False).chunks():
                         size += len(piece)
                         _check_size(url, size, at_most)
                         file.write(piece)
 
-        self._patiently(url, lambda: self._run(get))
+        _patiently(url, get)
 
     def find(self, url: str) -> dict[str, int] | None:
         return None
@@ -182,80 +174,52 @@ class WebServer:
         self.tail(url, 1)
         return True
 
-    async def _range(self, url: str, wanted: str, length: int) -> tuple[bytes, int, int]:
+    def _range(self, url: str, wanted: str, length: int) -> tuple[bytes, int, int]:
         """Bytes, the place of the first of them, and the size of the file."""
-        async with await self._get(url, {**_PLAIN, "Range": f"bytes={wanted}"}) as answer:
-            if answer.status == 416 and answer.headers.get("Content-Range") == "bytes */0":
-                return b"", 0, 0  # nothing can be a part of nothing
-            answer.raise_for_status()
-            if answer.status == 206:
+        headers = {**PLAIN, "Range": f"bytes={wanted}"}
+        with self._server(url).once("GET", url, accept=(200, 206, 416), headers=headers) as answer:
+            told = answer.headers.get("Content-Range", "")
+            body = Body(answer, unpack=False)
+            if answer.status_code == 416:
+                if told == "bytes */0":
+                    return b"", 0, 0  # nothing can be a part of nothing
+                raise Refused(f"{shown(url)}: no such part of it", 416)
+            if answer.status_code == 206:
                 # "bytes 0-99/1234" (RFC 9110, section 14.4).
-                span, _, size = answer.headers["Content-Range"].split()[-1].partition("/")
-                return await answer.read(), int(span.partition("-")[0]), int(size)
-            size = answer.content_length
-            if size is None or size > max(length, _MOST_UNASKED):
+                span, _, size = told.split()[-1].partition("/")
+                return body.read(), int(span.partition("-")[0]), int(size)
+            whole = _length(answer)
+            if whole is None or whole > max(length, _MOST_UNASKED):
                 raise InputError(
                     f"{shown(url)}: {urlsplit(url).hostname} gives no parts of files; download it "
                     "and give the path of your copy"
                 )
-            return await answer.read(), 0, size
+            return body.read(), 0, whole
 
-    async def _get(self, url: str, headers: dict[str, str]) -> Any:
-        session = await self.fs.set_session()
+    def _server(self, url: str) -> Server:
+        """The server of an address; one for each scheme, host and port."""
         parts = urlsplit(url)
-        proxy = None
-        if not proxy_bypass(parts.hostname or ""):
-            proxy = getproxies().get(parts.scheme)
-        # Only to this server: where it redirects to, aiohttp sends no password.
-        secret = self._logins.get(parts.netloc)
-        if secret:
-            headers = {**headers, "Authorization": secret}
-        return session.get(self.fs.encode_url(url), headers=headers, proxy=proxy)
-
-    def _run(self, call: Callable[[], Awaitable[_Result]]) -> _Result:
-        from fsspec.asyn import sync
-
-        result: _Result = sync(self.fs.loop, call)
-        return result
-
-    def _patiently(self, url: str, call: Callable[[], _Result]) -> _Result:
-        """Do it, with a password where it needs one that is known here."""
-        try:
-            return self._again(url, call)
-        except Denied:
-            if not self._knows_login(url):
-                raise
-        return self._again(url, call)
-
-    def _knows_login(self, url: str) -> bool:
-        """Look for the password of a server, once."""
-        host = urlsplit(url).netloc
-        if host in self._logins:
-            return False
-        found = login(SERVICE, url)
-        words = "" if found is None else f"{found.user}:{found.password}"
-        self._logins[host] = words and f"Basic {b64encode(words.encode()).decode()}"
-        return found is not None
-
-    def _again(self, url: str, call: Callable[[], _Result]) -> _Result:
-        """Do it again for a while where the server or the network may be better later."""
-        for seconds in WAITS:
-            with contextlib.suppress(OutsideFault), sorted_faults(url):
-                return call()
-            time.sleep(seconds)
-        with sorted_faults(url):
-            return call()
+        key = f"{parts.scheme}://{parts.netloc}"
+        if key not in self._servers:
+            server = Server(SERVICE, url, connect=CONNECT_SECONDS, silence=SILENT_SECONDS)
+            self._servers.setdefault(key, server)
+        return self._servers[key]
 
 
-#: Servers may pack what they send; then ranges and sizes would be those of the packed file.
-_PLAIN = {"Accept-Encoding": "identity"}
+def _patiently(url: str, call: Callable[[], _Result]) -> _Result:
+    """Do it again for a while where the server or the network may be better later."""
+    with sorted_faults(url):
+        return PATIENCE(f"{shown(url)} can't be read now", call)
 
 
-def _complete(url: str, data: bytes, length: int) -> bytes:
+def _length(answer: Response) -> int | None:
+    told = answer.headers.get("Content-Length", "")
+    return int(told) if told.isdigit() else None
+
+
+def _whole(data: bytes, length: int) -> bytes:
     if len(data) != length:
-        raise OutsideFault(
-            f"{shown(url)}: {len(data)} bytes came instead of {length}; run the same command again"
-        )
+        raise CutOff(f"{len(data)} bytes came instead of {length}")
     return data
 
 

@@ -22,16 +22,14 @@ from hats.pixel_math.spatial_index import compute_spatial_index
 from numpy.typing import ArrayLike, NDArray
 
 from survey_gampen import commit
-from survey_gampen.errors import InputError, OutsideFault, UnreadableFile
+from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.images.answers import Answer, AnswerWriter
 from survey_gampen.images.base import Cutouts, ImageSource
 from survey_gampen.images.collect import Ask, Service, collect
-from survey_gampen.images.finish import finish_into, native_size
+from survey_gampen.images.finish import native_size
 from survey_gampen.images.grid import quiet
-from survey_gampen.images.mosaic import fill_from
-from survey_gampen.images.single import GalaxyImage
+from survey_gampen.images.members import cut_member
 from survey_gampen.images.status import Status
-from survey_gampen.images.tile import MISSING
 from survey_gampen.survey import Survey
 
 #: Pixels that are asked for around the box that is needed, for positions between pixels.
@@ -194,9 +192,9 @@ class ServicePart:
             if number < 0:
                 batch.status[0] = int(Status.NO_IMAGE)
             else:
-                answer = self._answer(number)
+                answer, at = self._answer(number), (float(lon[galaxy]), float(lat[galaxy]))
                 with quiet():
-                    self._cut(batch, answer, place, float(lon[galaxy]), float(lat[galaxy]))
+                    cut_member(batch, answer, place, at, self.source.survey, self.pixel_scale)
             yield batch
 
     def forget(self) -> None:
@@ -248,44 +246,6 @@ class ServicePart:
         else:
             return Answer(path)
         raise OutsideFault(f"{said}; then go on with the run")
-
-    def _cut(self, batch: Cutouts, answer: Answer, place: int, ra: float, dec: float) -> None:
-        if place in answer.bad:
-            batch.status[0] = int(Status.BAD_CUTOUT)
-            batch.note[0] = answer.bad[place]
-            return
-        images: list[GalaxyImage] = []
-        source = self.source
-        try:
-            for tile, content, seen in answer.images(place):
-                image = GalaxyImage(tile, content, seen, source.survey, source.variance)
-                images.append(image)
-                image.locate(ra, dec)
-            images = sorted(images, key=lambda image: -image.depth)  # stable: the first of equals
-            if images and images[0].depth > 0:
-                self._cut_from(batch, images)
-            else:
-                batch.status[0] = int(Status.NO_IMAGE)
-        except UnreadableFile as error:
-            batch.status[0], batch.note[0] = int(Status.BAD_CUTOUT), str(error)
-        finally:
-            for image in images:
-                image.tile.close()
-
-    def _cut_from(self, batch: Cutouts, images: list[GalaxyImage]) -> None:
-        home, others = images[0], images[1:]
-        batch.facts = {"tile": home.name, **home.facts, "sky_sigma": None}
-        n = native_size(batch.image.shape[1], home.scales, self.pixel_scale)
-        x, y = int(np.floor(home.x + 0.5)), int(np.floor(home.y + 0.5))
-        x0, y0 = x - n // 2, y - n // 2
-        box = home.tile.box(x0, y0, n, n)
-        for other in others:
-            if not (box.flags & MISSING).any():
-                break
-            fill_from(box, x0, y0, home.grid, other.grid, other.tile)
-        finish_into(batch, 0, box, (home.x - x, home.y - y), home.scales, self.pixel_scale)
-        if np.isfinite(batch.sky_sigma[0]):
-            batch.facts["sky_sigma"] = float(batch.sky_sigma[0])
 
     def inventory(self) -> str:
         """As of the source."""
