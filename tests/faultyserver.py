@@ -62,13 +62,13 @@ class FaultyServer:
         Address of the other server.
     login : bool
         Whether USER and PASSWORD are wanted.
-    ranges, head, etags : bool
+    ranges, etags : bool
         Whether these parts of the protocol are known.
     """
 
     def __init__(self, root: Path | None = None, upstream: str = "", login: bool = False) -> None:
         self.root, self.upstream, self.login = root, upstream, login
-        self.ranges = self.head = self.etags = True
+        self.ranges = self.etags = True
         self.faults: list[Fault] = []
         self.seen: list[Seen] = []
         self.redirect: Callable[[str], str | None] = lambda path: None
@@ -138,9 +138,6 @@ class FaultyServer:
         wanted = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
         if self.login and login != wanted:
             _send(request, 401, {"WWW-Authenticate": 'Basic realm="test"'}, b"who are you?")
-            return
-        if request.command == "HEAD" and not self.head:
-            _send(request, 405, {}, b"")
             return
         status, headers, body = self._answer(request)
         if fault and fault.kind == "page":

@@ -11,11 +11,14 @@ from pathlib import Path
 from traceback import TracebackException
 
 import pytest
+from catalogservers import WebServer
 from dasserver import DasServer, Sky
 
 from survey_gampen.credentials import Login
 from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.images.http import Client, Manners
+from survey_gampen.net.body import Body
+from survey_gampen.net.server import Server
 from survey_gampen.net.slots import Slots
 from survey_gampen.net.waiting import Backoff, Patience, Transient
 
@@ -156,3 +159,24 @@ def test_slots_are_shared_by_threads_and_processes(tmp_path: Path) -> None:
         for other in others:
             other.kill()
             other.communicate()
+
+
+def test_netrc_is_not_sent_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither to the server itself nor to where it redirects."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password hunter2\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    (tmp_path / "t").write_bytes(b"there")
+    with WebServer(tmp_path) as first, WebServer(tmp_path) as second:
+        first.moved["/t"] = f"{second.url}/t"
+        with Server("test", first.url).once("GET", f"{first.url}/t") as answer:
+            assert Body(answer).read() == b"there"
+        assert (len(first.requests), len(second.requests)) == (1, 1)
+        assert not first.told
+        assert not second.told
+        first.login = "me:hunter2"  # now it asks
+        with Server("test", first.url).once("GET", f"{first.url}/t") as answer:
+            assert Body(answer).read() == b"there"
+        assert first.told
+        assert not second.told

@@ -175,9 +175,11 @@ def test_what_is_not_there_is_remembered(server, files, tmp_path) -> None:
     assert not [one for one in server.gets() if "t.fits" in one.path]  # not downloaded for that
 
 
-@pytest.mark.parametrize("head", [True, False])
+@pytest.mark.parametrize("head", ["yes", "405", "501"])
 def test_headers_are_read_in_pieces(server, files, head) -> None:
-    server.head = head
+    """Also where a server does not know HEAD, and says so in one way or another."""
+    if head != "yes":
+        server.faults = [Fault(head, methods=("HEAD",), times=10_000)]
     with files.open("a/t.fits") as opened:
         opened.seek(500_000)
         assert opened.read(300) == CONTENT[500_000:500_300]

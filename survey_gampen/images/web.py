@@ -147,12 +147,8 @@ class HttpStore:
     def _ask(self, method: str, name: str, headers: dict[str, str]) -> Response | None:
         url = self.where(name)
         try:
-            return self._server.once(
-                method,
-                url,
-                accept=(200, 206),
-                headers={**_HEADERS, **headers},
-            )
+            every = {**_HEADERS, **headers}
+            return self._server.once(method, url, accept=(200, 206), headers=every)
         except Refused as refusal:
             code, said = refusal.status, str(refusal)
         if code in ABSENT:
@@ -177,7 +173,7 @@ class HttpStore:
 
 #: Characters of a path that are sent as they are; ``%`` because names are encoded already.
 _SAFE = "/%:@!$&'()*+,;=~-._"
-#: And each request has a connection of its own, so that a slot is one.
+#: A connection is not kept after its request, or there would be more of them than slots.
 _HEADERS = {**PLAIN, "Connection": "close"}
 
 

@@ -20,6 +20,8 @@ SERVICE = "catalog"
 #: What may go by itself, beside all from 500 on: request timeout, too early, too many requests
 #: (RFC 9110, RFC 8470, RFC 6585).
 _LATER = frozenset({408, 425, 429})
+#: Not implemented, HTTP version not supported.
+_NEVER = frozenset({501, 505})
 #: A login is wanted or refused, by the server or by the proxy on the way.
 DENIED = frozenset({401, 403, 407})
 ABSENT = frozenset({404, 410})
@@ -53,7 +55,7 @@ class Refused(InputError):
 
 def is_later(status: int) -> bool:
     """Whether an answer means that asking again later may help."""
-    return status >= 500 or status in _LATER
+    return status in _LATER or (status >= 500 and status not in _NEVER)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """One request to a server over HTTP: the answer, or why there is none, told apart here, once.
 
-* no connection, no answer in time, 408, 425, 429, 5xx: :class:`Transient`, asking again may help;
+* no connection, no answer in time, 408, 425, 429, most 5xx: :class:`Transient`, asking again may
+  help;
 * 401, 403: :class:`Refused`, unless a login is known that was not sent yet. Once the server has let
   us in, a refusal must come three times in a row, for the password itself was right;
 * any other answer that is not wanted: :class:`Refused`, whose status tells which;
