@@ -10,7 +10,8 @@ number and stops.
 The number also names the client's corner of the staging area. The next holder turns the corners of
 its forerunners into plain files: a worker that outlived its client can stage nothing more, so it
 can publish nothing more, however late it wakes up. (An object store has no such corners: there a
-late worker can only publish what it was to publish, the same bits, and once.)
+late worker can only publish what it was to publish, the same bits, and once. What it stages is on
+its own machine, in a corner with a name of its own: numbers begin again where OUT was removed.)
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +32,7 @@ from types import TracebackType
 import psutil
 
 from survey_gampen import storage
-from survey_gampen.errors import InputError, Interrupted
+from survey_gampen.errors import GampenError, InputError, Interrupted
 from survey_gampen.run.layout import RunDir
 
 BEAT_SECONDS = 5.0
@@ -126,6 +128,7 @@ class Claim:
         self._beat = beat
         self._stale = stale
         self._number = 0
+        self._mark = f"-{uuid.uuid4().hex[:8]}" if storage.is_remote(run.root) else ""
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self.lost = threading.Event()
@@ -133,7 +136,7 @@ class Claim:
     @property
     def token(self) -> str:
         """Name of this client's corner of the staging area."""
-        return f"{self._number:06d}"
+        return f"{self._number:06d}{self._mark}"
 
     def __enter__(self) -> Claim:
         folder = self._run.claims
@@ -166,9 +169,11 @@ class Claim:
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
-        if not self.lost.is_set() and self._run.claims.is_dir():
-            with contextlib.suppress(OSError):  # a full disk: the dead pid says the same
-                _write_released(self._run.claims / _name(self._number))
+        if not self.lost.is_set():
+            # A full disk, a store that is gone: silence, or the dead pid, says the same.
+            with _suppressed():
+                if self._run.claims.is_dir():
+                    _write_released(self._run.claims / _name(self._number))
             shutil.rmtree(self._run.staging(self.token), ignore_errors=True)
 
     def check(self) -> None:
@@ -178,7 +183,7 @@ class Claim:
 
     def is_held(self) -> bool:
         """Tell whether this client still holds the folder; looks there, not only at the beat."""
-        with contextlib.suppress(OSError):  # a file system gone: the beat decides
+        with _suppressed():  # a file system gone: the beat decides
             if _last(self._run.claims) > self._number:
                 self.lost.set()
         return not self.lost.is_set()
@@ -210,8 +215,8 @@ class Claim:
         """Put a plain file in the place of each staging folder of the clients before."""
         root = self._run.staging_root
         root.mkdir(parents=True, exist_ok=True)
-        for number in range(max(1, self._number - 1), self._number):
-            _close_corner(root, f"{number:06d}")
+        if not self._mark and self._number > 1:
+            _close_corner(root, f"{self._number - 1:06d}")
         for entry in root.iterdir():
             if entry.is_dir() and entry.name != self.token:
                 if entry.name.startswith("closed-"):
@@ -240,6 +245,17 @@ def holder_of(run: RunDir) -> tuple[Holder, float] | None:
         return holder, 0.0
     age = max(0.0, time.time() - path.stat().st_mtime)
     return None if age > STALE_SECONDS else (holder, age)
+
+
+@contextlib.contextmanager
+def _suppressed() -> Iterator[None]:
+    """Let errors of the file system go by; those of a store's library are no OSErrors."""
+    try:
+        yield
+    except GampenError:  # Ctrl-C
+        raise
+    except Exception:
+        return
 
 
 def _close_corner(root: Path, name: str) -> None:
