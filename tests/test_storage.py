@@ -22,7 +22,8 @@ from survey_gampen import commit, storage
 from survey_gampen.cli import main
 from survey_gampen.errors import InputError, Interrupted, OutsideFault
 from survey_gampen.posterior.samples import read_samples
-from survey_gampen.run.claim import Claim, holder_of, myself
+from survey_gampen.run.claim import Claim, holder_of
+from survey_gampen.run.claimfile import myself
 from survey_gampen.run.folder import folder
 from survey_gampen.run.layout import RunDir
 from survey_gampen.storage import put
