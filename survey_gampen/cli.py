@@ -44,14 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with terminate_as_interrupt():
             return int(args.call(args))
-    except GampenError as error:
-        return _tell(error)
-    except OSError as error:  # a folder that may not be entered, a file where a folder should be
-        from survey_gampen.commit import outside_fault
-
-        reason = error.strerror or str(error)
-        told = f"{error.filename}: {reason}" if error.filename else reason
-        return _tell(outside_fault(error) or InputError(f"{told}; give another path"))
+    except Exception as error:
+        fault = _fault(error)
+        if fault is None:
+            raise
+        return _tell(fault)
     except KeyboardInterrupt:
         print("survey-gampen: interrupted: the same command goes on", file=sys.stderr)
         return Interrupted.exit_code
@@ -62,6 +59,23 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"survey-gampen: error: {' '.join(message.split())}; see {self.prog} --help\n")
+
+
+def _fault(error: Exception) -> GampenError | None:
+    """What to tell of an error; None where it is a slip of this program."""
+    from survey_gampen import commit, storage
+
+    if refusal := storage.refusal(error):  # whatever it was taken for further down
+        return refusal
+    if isinstance(error, GampenError):
+        return error
+    if fault := commit.outside_fault(error):
+        return fault
+    if isinstance(error, OSError):  # a folder that may not be entered, a file instead of a folder
+        reason = error.strerror or str(error)
+        told = f"{error.filename}: {reason}" if error.filename else reason
+        return InputError(f"{told}; give another path")
+    return None
 
 
 def _tell(error: GampenError) -> int:

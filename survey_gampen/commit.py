@@ -67,6 +67,9 @@ _OUTSIDE_WORDS = tuple(
 #: Whose errors are of the way to an object store. What the store itself says (not there, not
 #: allowed, too busy) comes as an OSError made of a ClientError.
 _NETWORK_LIBRARIES = frozenset({"aiobotocore", "aiohttp", "botocore"})
+#: What a store says of keys that were good when they were made ("Error responses" in Amazon's S3
+#: API Reference), and of a clock that is wrong.
+_KEYS_EXPIRED = frozenset({"ExpiredToken", "TokenRefreshRequired", "RequestTimeTooSkewed"})
 
 
 def outside_fault(error: BaseException, where: Path | str | None = None) -> OutsideFault | None:
@@ -91,6 +94,11 @@ def outside_fault(error: BaseException, where: Path | str | None = None) -> Outs
         code = link.errno if isinstance(link, OSError) else None
         kinds = {kind.__name__ for kind in type(link).__mro__}
         library = type(link).__module__.partition(".")[0]
+        if _answer(link) in _KEYS_EXPIRED:
+            return OutsideFault(
+                f"{where or 'the output'}: {' '.join(words.split())[:200]}; get new keys, look at"
+                " the clock, and run the same command again"
+            )
         if library in _NETWORK_LIBRARIES and "ClientError" not in kinds:
             reason = " ".join(words.split())[:200] or type(link).__name__
             return OutsideFault(f"{where or 'the output'}: {reason}; run the same command again")
@@ -100,6 +108,13 @@ def outside_fault(error: BaseException, where: Path | str | None = None) -> Outs
             return OutsideFault(f"{path}: {reason}; put that right and run the same command again")
         link = link.__cause__ or link.__context__
     return None
+
+
+def _answer(error: BaseException) -> str | None:
+    """The word for what is wrong, in an answer of an object store."""
+    answer = getattr(error, "response", None)
+    said = answer.get("Error") if isinstance(answer, dict) else None
+    return said.get("Code") if isinstance(said, dict) else None
 
 
 @contextlib.contextmanager
@@ -142,8 +157,9 @@ def publish(final: Path, write: Writer, check: Checker, staging: Path) -> bool:
     OutsideFault
         When the disk is full, the mount is gone, or the file does not read back.
     """
-    if final.exists():
-        return False
+    with outside_faults(final):
+        if final.exists():
+            return False
     with outside_faults(final), _staged(final, staging) as staged:
         write(staged)
         _sync(staged, drop_cache=True)
@@ -171,8 +187,9 @@ def publish_dir(final: Path, write: Writer, staging: Path) -> bool:
     OutsideFault
         When the disk is full or the mount is gone.
     """
-    if _holds_something(final):
-        return False
+    with outside_faults(final):
+        if _holds_something(final):
+            return False
     with outside_faults(final), _staged(final, staging) as staged:
         write(staged)
         if storage.is_remote(final):

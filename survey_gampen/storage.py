@@ -13,12 +13,13 @@ environment (``AWS_ENDPOINT_URL``, ``AWS_PROFILE`` ...) or ``~/.aws``.
 from __future__ import annotations
 
 import contextlib
-import getpass
 import hashlib
 import os
 import shutil
 import tempfile
+import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,14 @@ from survey_gampen.errors import InputError
 
 #: Object stores that have a PUT on condition, and what has to be installed for them.
 SCHEMES = ("s3",)
+#: Errors of botocore, by name, that nothing but other settings will mend.
+_NO_KEYS = frozenset({"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"})
+_NO_NAME = frozenset({"ParamValidationError", "InvalidRegionError"})
 _MARK = "survey-gampen-writer"
+#: Beginning of the names of objects that are made and removed to see whether a place can be used.
+PROBE = ".probe-"
+#: Seconds to wait before a PUT on condition is made again that met another one.
+_MEETING_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0)
 
 
 def at(text: str | os.PathLike[str]) -> Path:
@@ -40,7 +48,7 @@ def at(text: str | os.PathLike[str]) -> Path:
     Raises
     ------
     InputError
-        For an address of another kind, or one that holds a password.
+        For an address of another kind, one that names no bucket, or one that holds a password.
     """
     if is_remote(text):
         return text  # type: ignore[return-value]
@@ -52,6 +60,8 @@ def at(text: str | os.PathLike[str]) -> Path:
         raise InputError(f"{scheme}://...: a run's folder is a path or one of {known}")
     if "@" in rest.partition("/")[0]:
         raise InputError(f"{scheme}://: keys belong into the environment or ~/.aws, not here")
+    if not rest.partition("/")[0]:
+        raise InputError(f"{scheme}://{rest} names no bucket; give {scheme}://BUCKET/NAME")
     try:
         import s3fs  # noqa: F401
         from upath import UPath
@@ -91,7 +101,8 @@ def zarr_store(path: Path) -> Any:
 
 def scratch(root: Path) -> Path:
     """A folder on this machine's own disk for what is on its way to a place of an object store."""
-    return Path(tempfile.gettempdir(), f"survey-gampen-{getpass.getuser()}", _short(root))
+    # By number: in a container a user may have no name.
+    return Path(tempfile.gettempdir(), f"survey-gampen-{os.getuid()}", _short(root))
 
 
 def home(root: Path) -> Path:
@@ -106,27 +117,47 @@ def _short(root: Path) -> str:
 
 
 def put_new(source: Path, final: Path) -> bool:
-    """Put a file of this machine where nothing is yet; False where something is.
-
-    The answer to a PUT may get lost, and the repeated one then finds the name taken: by this
-    writer, as the object itself says.
-    """
-    there, writer = filesystem(final), uuid.uuid4().hex
-    try:
-        there.put_file(str(source), name_there(final), mode="create", Metadata={_MARK: writer})
-    except FileExistsError:
-        return _writer_of(final) == writer
-    return True
+    """Put a file of this machine where nothing is yet; False where something is."""
+    there, name = filesystem(final), name_there(final)
+    return _once(final, lambda mark: there.put_file(str(source), name, mode="create", **mark))
 
 
 def create(final: Path, data: bytes) -> bool:
-    """Make a small object where nothing is yet; False where something is. As :func:`put_new`."""
-    there, writer = filesystem(final), uuid.uuid4().hex
-    try:
-        there.pipe_file(name_there(final), data, mode="create", Metadata={_MARK: writer})
-    except FileExistsError:
-        return _writer_of(final) == writer
-    return True
+    """Make a small object where nothing is yet; False where something is."""
+    there, name = filesystem(final), name_there(final)
+    return _once(final, lambda mark: there.pipe_file(name, data, mode="create", **mark))
+
+
+def _once(final: Path, put: Callable[[dict[str, Any]], object]) -> bool:
+    """Do a PUT on condition; False where somebody was first.
+
+    The answer may get lost, and the repeated request then finds the name taken: by this writer, as
+    the object itself says. Two requests that meet may both be sent away by a 409 ("Conditional
+    writes" in Amazon's S3 User Guide), and then one is to be made again.
+    """
+    writer = uuid.uuid4().hex
+    for seconds in (*_MEETING_SECONDS, None):
+        try:
+            put({"Metadata": {_MARK: writer}})
+        except FileExistsError:
+            break
+        except OSError as error:
+            status = _http_status(error)
+            if status == 412:  # not every store says which condition was not met: there is one
+                break
+            if status != 409 or seconds is None:
+                raise
+            time.sleep(seconds)
+        else:
+            return True
+    return _writer_of(final) == writer
+
+
+def _http_status(error: BaseException) -> int | None:
+    """What a store answered, of an error that was made of it."""
+    answer = getattr(error.__cause__, "response", None) or {}
+    status: int | None = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status
 
 
 def check_store(root: Path) -> None:
@@ -139,7 +170,7 @@ def check_store(root: Path) -> None:
     InputError
         The store does not know the condition: of two clients both would believe to be alone.
     """
-    probe = root / f".probe-{uuid.uuid4().hex}"
+    probe = root / f"{PROBE}{uuid.uuid4().hex}"
     try:
         if not create(probe, b"") or create(probe, b""):
             raise InputError(
@@ -152,9 +183,33 @@ def check_store(root: Path) -> None:
 
 
 def _writer_of(path: Path) -> str | None:
-    found: dict[str, str] = filesystem(path).metadata(name_there(path), refresh=True)
+    try:
+        found: dict[str, str] = filesystem(path).metadata(name_there(path), refresh=True)
+    except FileNotFoundError:  # removed meanwhile
+        return None
     # S3 gives names in small letters, and fsspec some with underscores.
     return next((v for k, v in found.items() if k.replace("_", "-").lower() == _MARK), None)
+
+
+def refusal(error: BaseException) -> InputError | None:
+    """What the user must put right for an object store to be asked at all; None: nothing.
+
+    Looks through the chain of causes.
+    """
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        kind, words = type(link).__name__, " ".join(str(link).split())
+        if kind in _NO_KEYS:
+            return InputError(
+                f"no keys for the object store ({words}): set AWS_PROFILE, or AWS_ACCESS_KEY_ID and"
+                " AWS_SECRET_ACCESS_KEY, or write them into ~/.aws/credentials"
+            )
+        if kind in _NO_NAME:
+            return InputError(f"an object store can't be asked like that ({words[:200]})")
+        link = link.__cause__ or link.__context__
+    return None
 
 
 def put(source: Path, final: Path) -> None:
@@ -184,7 +239,10 @@ def touch(path: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder with all that is in it; it is no error when it is gone or can't be."""
+    """Remove a folder with all that is in it; it is no error when it is gone.
+
+    Nor when it can't be removed from a disk; what an object store raises then, is raised.
+    """
     if not is_remote(path):
         shutil.rmtree(path, ignore_errors=True)
         return

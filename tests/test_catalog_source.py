@@ -271,3 +271,9 @@ def test_every_output_column_is_reserved() -> None:
 
     rows = pa.schema([("_healpix_29", pa.int64()), ("object_id", pa.int64())])
     assert set(leaf.leaf_schema(rows, {}).names) <= RESERVED
+
+
+def test_a_row_divided_by_zero_stops_no_selection(tmp_path: Path) -> None:
+    table = pa.table({"object_id": [1, 2, 3], "ra": [1.0, 0.0, 4.0], "dec": [0.5, 0.0, 0.5]})
+    catalog = open_catalog(write(tmp_path / "c.parquet", table), select="dec / ra < 0.2")
+    assert rows_of(catalog)["object_id"].to_pylist() == [3]

@@ -13,7 +13,7 @@ import pytest
 from astropy import units
 from astropy.coordinates import FK4, FK5, Galactic, SkyCoord
 from astropy.io import fits, votable
-from astropy.table import Table
+from astropy.table import MaskedColumn, Table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -255,6 +255,17 @@ def test_right_ascension_in_hours(tmp_path: Path, unit: str) -> None:
     assert "'ra' is in hour" in catalog.notes[0]
 
 
+@pytest.mark.parametrize("unit", ["rad", "arcsec", "hourangle"])
+@pytest.mark.parametrize("kind", ["ascii.ecsv", "votable"])
+def test_cells_without_a_position_get_none_from_their_unit(
+    tmp_path: Path, kind: str, unit: str
+) -> None:
+    table = sources([1, 2])
+    table["ra"] = MaskedColumn([1.0, 0.0], mask=[False, True], unit=unit)
+    found = rows_of(open_catalog(save(tmp_path, table, kind)))["ra"].to_pylist()
+    assert found == [pytest.approx(units.Unit(unit).to(units.deg)), None]
+
+
 def test_units_that_are_no_angles(tmp_path: Path) -> None:
     table = sources([1, 2])
     table["dec"].unit = "pix"
@@ -336,6 +347,14 @@ def test_a_frame_that_is_not_known_and_a_row_without_a_position(tmp_path: Path) 
     found = rows_of(open_catalog(save(tmp_path, table, "fits")))["ra"].to_pylist()
     assert found[0] == pytest.approx(10.0, abs=1e-4)
     assert found[1] is None or np.isnan(found[1])
+
+
+def test_texts_in_a_frame_are_no_positions(tmp_path: Path) -> None:
+    table = sources([1])
+    table["ra"] = ["12:30:00"]
+    table.meta["RADESYS"] = "FK5"
+    with pytest.raises(InputError, match="column 'ra' .* must hold numbers"):
+        open_catalog(save(tmp_path, table, "fits"))
 
 
 REAL = {

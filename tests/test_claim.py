@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from survey_gampen.errors import InputError, Interrupted
-from survey_gampen.run.claim import Claim, holder_of, myself
+from survey_gampen.run.claim import Claim, holder_of
+from survey_gampen.run.claimfile import myself
 from survey_gampen.run.layout import RunDir
 
 

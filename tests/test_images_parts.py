@@ -65,6 +65,7 @@ def test_adu_of_hsc_in_njy() -> None:
 def test_bands_have_one_spelling() -> None:
     spelled = ["HSC-G", "g", "R2", "HSC-I2", "lsst_z", "NB0387", "r_03", "y"]
     assert [short_band(b) for b in spelled] == ["g", "g", "r", "i", "z", "nb0387", "r", "y"]
+    assert short_band(" ") == ""
 
 
 def test_mask_planes_of_both_kinds_of_card() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skytiles import PLANES, SCALE, SURVEY, blob, crop, gather, noise, sky_wcs, write_tile
@@ -387,3 +389,15 @@ def test_coarser_survey_is_resampled(tmp_path) -> None:
     assert status.tolist() == [0]
     assert got[0].sum() == pytest.approx(truth.sum(), rel=1e-4)
     assert np.abs(got[0] - truth).max() < 0.01 * truth.max()
+
+
+@pytest.mark.parametrize("spelled", ["i", "HSC-I"])
+def test_the_plane_of_a_cube_is_that_of_its_band(tmp_path: Path, spelled: str) -> None:
+    cube = np.stack([noise((80, 80), seed) for seed in range(3)])
+    fits.PrimaryHDU(cube, sky_wcs().to_header()).writeto(tmp_path / "cube.fits")
+    survey = replace(SURVEY, cube_bands=("g", "r", spelled))
+    image, status, *_ = gather(open_images(tmp_path, survey, "i", SCALE), *place(40, 40), SIZE)
+    assert status.tolist() == [0]
+    np.testing.assert_allclose(image[0], crop(cube[2], 40, 40, SIZE) * NJY, rtol=1e-6)
+    with pytest.raises(InputError, match="a cube whose bands nobody tells"):
+        open_images(tmp_path, SURVEY, "i", SCALE)

@@ -12,7 +12,8 @@ import pytest
 
 from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.run import runner
-from survey_gampen.run.claim import Claim, ClaimLostError, myself
+from survey_gampen.run.claim import Claim, ClaimLostError
+from survey_gampen.run.claimfile import myself
 from survey_gampen.run.folder import all_or_nothing
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.todo import Work

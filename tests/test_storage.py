@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -18,9 +19,12 @@ import zarr
 from smallrun import Sky, call, command, environment, leaves, rows, verb, wait_for
 
 from survey_gampen import commit, storage
+from survey_gampen.cli import main
 from survey_gampen.errors import InputError, Interrupted, OutsideFault
 from survey_gampen.posterior.samples import read_samples
-from survey_gampen.run.claim import Claim, holder_of, myself
+from survey_gampen.run.claim import Claim, holder_of
+from survey_gampen.run.claimfile import myself
+from survey_gampen.run.folder import folder
 from survey_gampen.run.layout import RunDir
 from survey_gampen.storage import put
 
@@ -56,16 +60,66 @@ def test_who_did_not_hear_that_it_won_finds_out(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = storage.filesystem(place)
-    put = type(there).pipe_file
+    put, asked = there.pipe_file, []
 
-    def answer_lost(self: object, *args: object, **options: object) -> None:
-        put(self, *args, **options)
-        put(self, *args, **options)  # as the library asks again
+    def answer_lost(*args: object, **options: object) -> None:
+        asked.append(args)
+        put(*args, **options)
+        put(*args, **options)  # as the library asks again
 
-    monkeypatch.setattr(type(there), "pipe_file", answer_lost)
+    monkeypatch.setattr(there, "pipe_file", answer_lost)
     assert storage.create(place / "claim", b"mine")
     assert not storage.create(place / "claim", b"another's")
+    assert len(asked) == 2
     assert (place / "claim").read_bytes() == b"mine"
+
+
+def answered(status: int) -> OSError:
+    """As s3fs makes it of an answer without a word that it knows."""
+    error = OSError(errno.EINVAL, "At least one of the pre-conditions did not hold")
+    cause = RuntimeError()
+    cause.response = {"ResponseMetadata": {"HTTPStatusCode": status}}  # type: ignore[attr-defined]
+    error.__cause__ = cause
+    return error
+
+
+def test_a_store_that_does_not_say_which_condition(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = storage.filesystem(place)
+    put = there.pipe_file
+
+    def refuse(*args: object, **options: object) -> None:
+        try:
+            put(*args, **options)
+            return
+        except FileExistsError:
+            pass
+        raise answered(412)
+
+    monkeypatch.setattr(there, "pipe_file", refuse)
+    storage.check_store(place)
+    assert storage.create(place / "claim", b"mine")
+    assert not storage.create(place / "claim", b"another's")
+
+
+def test_of_two_requests_that_meet_one_is_made_again(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, answers = storage.filesystem(place), [answered(409), answered(409)]
+    put = there.pipe_file
+
+    def meet(*args: object, **options: object) -> None:
+        if answers:
+            raise answers.pop()
+        put(*args, **options)
+
+    monkeypatch.setattr(there, "pipe_file", meet)
+    monkeypatch.setattr(storage, "_MEETING_SECONDS", (0.0, 0.0))
+    assert storage.create(place / "claim", b"mine")
+    answers += [answered(409)] * 3
+    with pytest.raises(OSError, match="pre-conditions"):
+        storage.create(place / "another", b"mine")
 
 
 def test_what_does_not_read_back_is_not_published(place: Path, tmp_path: Path) -> None:
@@ -109,7 +163,7 @@ def test_one_client_at_a_time(place: Path) -> None:
     run = RunDir(place)
     for number in range(1, 4):
         with Claim(run) as claim:
-            assert claim.token == f"{number:06d}"
+            assert claim.token.startswith(f"{number:06d}-")
             holder = holder_of(run)
             assert holder is not None
             assert holder[0].pid == os.getpid()
@@ -119,6 +173,31 @@ def test_one_client_at_a_time(place: Path) -> None:
     assert len(storage.names_in(run.claims)) == 2
 
 
+def test_where_the_folder_was_removed_numbers_begin_again(place: Path) -> None:
+    run = RunDir(place)
+    for _ in range(2):  # the second closes what the first had on this machine
+        with Claim(run):
+            pass
+    storage.remove_tree(place)
+    with Claim(run) as again:
+        assert run.staging(again.token).is_dir()
+
+
+def test_a_store_that_goes_away_ends_no_claim(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(Exception):
+        """As those of botocore, no OSError."""
+
+    def gone(*_: object, **__: object) -> None:
+        raise Gone
+
+    with Claim(RunDir(place)) as claim:
+        corner = RunDir(place).staging(claim.token)
+        monkeypatch.setattr(type(place), "iterdir", gone)
+        monkeypatch.setattr(type(place), "is_dir", gone)
+        assert claim.is_held()
+    assert not corner.exists()
+
+
 def test_a_client_that_is_silent_is_followed_and_notices(place: Path) -> None:
     run = RunDir(place)
     elsewhere = replace(myself(), host="another")
@@ -126,7 +205,7 @@ def test_a_client_that_is_silent_is_followed_and_notices(place: Path) -> None:
     with pytest.raises(InputError, match="another"):
         Claim(run).__enter__()
     with Claim(run, beat=0.05, stale=-1.0) as late:
-        assert late.token == "000002"
+        assert late.token.startswith("000002-")
         storage.create(run.claims / "000003.json", json.dumps(asdict(elsewhere)).encode())
         assert late.lost.wait(20)
         with pytest.raises(Interrupted, match="taken over"):
@@ -146,6 +225,8 @@ def test_a_store_without_the_condition_is_refused(
     [
         ("gs://bucket/run", "s3://"),
         ("s3://key:secret@bucket/run", "environment"),
+        ("s3://", "names no bucket"),
+        ("s3:///run", "names no bucket"),
     ],
 )
 def test_addresses_that_are_refused(address: str, words: str) -> None:
@@ -159,6 +240,47 @@ def test_a_bucket_that_is_not_there(sky: Sky, bucket: str) -> None:
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert "bucket" in done.stderr
+
+
+def test_the_probe_of_a_client_that_was_killed_is_no_other_thing(place: Path) -> None:
+    storage.create(place / f"{storage.PROBE}0", b"")
+    with folder(place) as run:
+        assert run.root == place
+    storage.create(place / "notes.txt", b"")
+    with pytest.raises(InputError, match="other things"), folder(place):
+        pass
+
+
+@pytest.mark.parametrize(
+    "words", [["status"], ["resume"], ["compact"], ["report"], ["run", "x.csv", "--images", "."]]
+)
+def test_keys_that_are_missing_are_told_in_one_line(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    s3fs = pytest.importorskip("s3fs")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.csv").write_text("object_id,ra,dec\n1,2,3\n")
+    out = ["s3://bucket/run"] if len(words) == 1 else ["--out", "s3://bucket/run"]
+    s3fs.S3FileSystem.clear_instance_cache()  # those of before have keys
+    try:
+        assert main([*words, *out]) == 2
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert "no keys for the object store" in told[0]
+
+
+def test_keys_that_expire_are_nobodys_fault() -> None:
+    error = PermissionError("The provided token has expired.")
+    error.__cause__ = RuntimeError()
+    error.__cause__.response = {"Error": {"Code": "ExpiredToken"}}  # type: ignore[attr-defined]
+    assert "get new keys" in str(commit.outside_fault(error))
 
 
 @pytest.mark.slow

@@ -11,11 +11,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from astropy import units
 from astropy.coordinates import FK4, FK5, ICRS, BaseCoordinateFrame, Galactic, SkyCoord
-from astropy.table import Column
+from astropy.table import Column, MaskedColumn
 
 from survey_gampen.errors import InputError
 
@@ -43,7 +44,9 @@ def to_degrees(column: Column, what: str, notes: list[str]) -> Column:
         return column
     if unit.is_equivalent(units.deg):
         notes.append(f"{what} is in {unit}: turned to degrees")
-        return column.to(units.deg)
+        factor = unit.to(units.deg)
+        # A masked column's own `to` forgets the mask: its empty cells would get positions.
+        return MaskedColumn(np.ma.asarray(column) * factor, unit=units.deg)
     if unit == units.hour:  # of time, as FITS has no other word for hours of right ascension
         notes.append(f"{what} is in hours: turned to degrees")
         column = column * 15.0
@@ -106,7 +109,13 @@ def _year(equinox: str) -> float | None:
 def to_icrs(
     table: pa.Table, ra: str, dec: str, frame: BaseCoordinateFrame, notes: list[str]
 ) -> pa.Table:
-    """The table with positions turned into ICRS; rows without a position keep what they have."""
+    """The table with positions turned into ICRS; rows without a position keep what they have.
+
+    Columns that hold no numbers stay as they are, for whoever looks at types to refuse.
+    """
+    kinds = [table.schema.field(name).type for name in (ra, dec)]
+    if not all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds):
+        return table
     values = [pc.cast(table[name], pa.float64()).combine_chunks() for name in (ra, dec)]
     good = pc.and_(pc.is_finite(values[0]), pc.less_equal(pc.abs(values[1]), 90.0))
     good = pc.fill_null(good, False)

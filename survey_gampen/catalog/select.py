@@ -33,8 +33,9 @@ _ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: lambda a, b: a + b,
     ast.Sub: lambda a, b: a - b,
     ast.Mult: lambda a, b: a * b,
-    # Division is that of Python and of algebra: never the integer one.
-    ast.Div: lambda a, b: a.cast(pa.float64()) / b.cast(pa.float64()),
+    # Division is that of algebra, never the integer one; by zero it gives infinity or NaN, so that
+    # one such row does not stop the scan (the operator of expressions checks, and would).
+    ast.Div: lambda a, b: pc.divide(a.cast(pa.float64()), b.cast(pa.float64())),
 }
 
 

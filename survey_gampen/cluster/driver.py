@@ -22,7 +22,8 @@ from survey_gampen.cluster.jobs import SUBMIT, make_job
 from survey_gampen.cluster.posted import hand_over
 from survey_gampen.cluster.profile import Profile
 from survey_gampen.errors import GampenError, InputError
-from survey_gampen.run.claim import JOB_VARIABLES, STALE_SECONDS
+from survey_gampen.run.claim import STALE_SECONDS
+from survey_gampen.run.claimfile import JOB_VARIABLES
 from survey_gampen.run.layout import RunDir
 
 #: Before its walltime a driver stops its client: time to cancel jobs and to write the index [s],

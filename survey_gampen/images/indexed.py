@@ -155,7 +155,7 @@ def _with_bands(sky: pa.Table, survey: Survey) -> tuple[pa.Table, list[str]]:
     of cubes whose bands nobody tells: a plane of any band must not be taken for one of the run's.
     """
     nameless = pc.and_(pc.is_valid(sky["plane"]), pc.is_null(sky["band"]))
-    known = pa.array([*survey.cube_bands, None], pa.string())
+    known = pa.array([*map(short_band, survey.cube_bands), None], pa.string())
     place = pc.min_element_wise(sky["plane"], len(survey.cube_bands), skip_nulls=True)
     bands = pc.if_else(nameless, known.take(place), sky["band"])
     sky = sky.set_column(sky.schema.get_field_index("band"), "band", bands)

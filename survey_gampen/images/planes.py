@@ -179,7 +179,7 @@ def short_band(band: str) -> str:
     HSC replaced its r and i filters in 2016 and 2018; coadds of either are called r2 and i2.
     Narrow bands ("NB0387") keep their digits.
     """
-    word = band.strip().split()[0].lower()
+    word = next(iter(band.lower().split()), "")
     word = word.removeprefix("hsc-").removeprefix("lsst_").removeprefix("lsst-")
     return word[0] if re.fullmatch(r"[ugrizy]\d?(_\d+)?|[ugrizy]\.\w+", word) else word
 

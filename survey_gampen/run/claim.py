@@ -10,97 +10,34 @@ number and stops.
 The number also names the client's corner of the staging area. The next holder turns the corners of
 its forerunners into plain files: a worker that outlived its client can stage nothing more, so it
 can publish nothing more, however late it wakes up. (An object store has no such corners: there a
-late worker can only publish what it was to publish, the same bits, and once.)
+late worker can only publish what it was to publish, the same bits, and once. What it stages is on
+its own machine, in a corner with a name of its own: numbers begin again where OUT was removed.)
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
-import socket
 import threading
 import time
 import uuid
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-import psutil
-
 from survey_gampen import storage
-from survey_gampen.errors import InputError, Interrupted
+from survey_gampen.errors import GampenError, InputError, Interrupted
+from survey_gampen.run import claimfile
+from survey_gampen.run.claimfile import Holder
 from survey_gampen.run.layout import RunDir
 
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
-#: Where batch systems tell a job its number.
-JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "OAR_JOB_ID", "JOB_ID")
-
-
-@dataclass(frozen=True)
-class Holder:
-    """What a claim file says about the client that made it.
-
-    Parameters
-    ----------
-    host, boot : str
-        Name of the machine, and which start and process name space of it.
-    pid : int
-        Process number on that machine.
-    started : str
-        When the process started, in the system's own words: a pid may be given again.
-    job : str
-        Batch job, or nothing.
-    released : bool
-        The client has finished.
-    """
-
-    host: str
-    boot: str
-    pid: int
-    started: str
-    job: str = ""
-    released: bool = False
-
-    def __str__(self) -> str:
-        job = f", job {self.job}" if self.job else ""
-        return f"pid {self.pid} on {self.host}{job}"
 
 
 class ClaimLostError(Interrupted):
     """Somebody else took the claim over: this client must stop."""
-
-
-def myself() -> Holder:
-    """Return the description of this process."""
-    job = next((os.environ[v] for v in JOB_VARIABLES if os.environ.get(v)), "")
-    pid = os.getpid()
-    return Holder(socket.gethostname(), _boot(), pid, _process_start(pid) or "", job)
-
-
-def _boot() -> str:
-    """Return what tells this start (and process name space) of the machine from others."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return str(int(psutil.boot_time()))
-
-
-def _process_start(pid: int) -> str | None:
-    """Return when the live process `pid` started, None if there is none (a zombie is none)."""
-    try:
-        process = psutil.Process(pid)
-        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
-            return None
-        stat = Path(f"/proc/{pid}/stat")
-        if stat.exists():  # in ticks since the start of the machine: no clock can move it
-            return stat.read_text().rpartition(")")[2].split()[19]
-        return f"{process.create_time():.0f}"
-    except (psutil.Error, OSError):
-        return None
 
 
 class Claim:
@@ -126,6 +63,7 @@ class Claim:
         self._beat = beat
         self._stale = stale
         self._number = 0
+        self._mark = f"-{uuid.uuid4().hex[:8]}" if storage.is_remote(run.root) else ""
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self.lost = threading.Event()
@@ -133,25 +71,25 @@ class Claim:
     @property
     def token(self) -> str:
         """Name of this client's corner of the staging area."""
-        return f"{self._number:06d}"
+        return f"{self._number:06d}{self._mark}"
 
     def __enter__(self) -> Claim:
         folder = self._run.claims
         storage.make_folder(folder)
         while not self._number:
-            last = _last(folder)
+            last = claimfile.last_number(folder)
             if last:
-                holder = _read(folder / _name(last))
-                if not self._gone(folder / _name(last), holder):
+                holder = claimfile.read(folder / claimfile.name(last))
+                if not self._gone(folder / claimfile.name(last), holder):
                     raise InputError(
                         f"{self._run.root} is in use by {holder or 'another client'}; wait until"
                         " it has finished, stop it, or give another --out"
                     )
-            if _link(folder, last + 1, myself()):
+            if claimfile.make(folder, last + 1, claimfile.myself()):
                 self._number = last + 1
-        for old in _numbers(folder):
-            if old < self._number - 1:  # the one before stays: see _last
-                (folder / _name(old)).unlink(missing_ok=True)
+        for old in claimfile.numbers(folder):
+            if old < self._number - 1:  # the one before stays: see last_number
+                (folder / claimfile.name(old)).unlink(missing_ok=True)
         self._close_old_corners()
         self._thread = threading.Thread(target=self._live, name="claim", daemon=True)
         self._thread.start()
@@ -166,9 +104,11 @@ class Claim:
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
-        if not self.lost.is_set() and self._run.claims.is_dir():
-            with contextlib.suppress(OSError):  # a full disk: the dead pid says the same
-                _write_released(self._run.claims / _name(self._number))
+        if not self.lost.is_set():
+            # A full disk, a store that is gone: silence, or the dead pid, says the same.
+            with _suppressed():
+                if self._run.claims.is_dir():
+                    claimfile.release(self._run.claims / claimfile.name(self._number))
             shutil.rmtree(self._run.staging(self.token), ignore_errors=True)
 
     def check(self) -> None:
@@ -178,27 +118,27 @@ class Claim:
 
     def is_held(self) -> bool:
         """Tell whether this client still holds the folder; looks there, not only at the beat."""
-        with contextlib.suppress(OSError):  # a file system gone: the beat decides
-            if _last(self._run.claims) > self._number:
+        with _suppressed():  # a file system gone: the beat decides
+            if claimfile.last_number(self._run.claims) > self._number:
                 self.lost.set()
         return not self.lost.is_set()
 
     def _gone(self, path: Path, holder: Holder | None) -> bool:
         if holder is not None and holder.released:
             return True
-        if holder is not None and (holder.host, holder.boot) == (myself().host, myself().boot):
-            return _process_start(holder.pid) != holder.started
-        return _age(path) > self._stale
+        if holder is not None and holder.is_here():
+            return claimfile.process_start(holder.pid) != holder.started
+        return claimfile.age(path) > self._stale
 
     def _live(self) -> None:
         """Give a sign of life until the end; notice a follower, or a file system gone."""
-        path = self._run.claims / _name(self._number)
+        path = self._run.claims / claimfile.name(self._number)
         last = time.monotonic()
         while not self._ended.wait(self._beat):
             try:
-                _beat(path)
+                claimfile.beat(path)
                 last = time.monotonic()
-                followed = _last(self._run.claims) > self._number
+                followed = claimfile.last_number(self._run.claims) > self._number
             except Exception:  # what a store's library raises is no OSError
                 # Others may see no sign of life by now and begin: be gone before they do.
                 followed = time.monotonic() - last > self._stale - 2 * self._beat
@@ -210,8 +150,8 @@ class Claim:
         """Put a plain file in the place of each staging folder of the clients before."""
         root = self._run.staging_root
         root.mkdir(parents=True, exist_ok=True)
-        for number in range(max(1, self._number - 1), self._number):
-            _close_corner(root, f"{number:06d}")
+        if not self._mark and self._number > 1:
+            _close_corner(root, f"{self._number - 1:06d}")
         for entry in root.iterdir():
             if entry.is_dir() and entry.name != self.token:
                 if entry.name.startswith("closed-"):
@@ -229,17 +169,28 @@ def holder_of(run: RunDir) -> tuple[Holder, float] | None:
     (Holder, float) or None
         None where nobody works on the run: never begun, finished, or found dead.
     """
-    last = _last(run.claims) if run.claims.is_dir() else 0
-    path = run.claims / _name(last)
-    holder = _read(path) if last else None
+    last = claimfile.last_number(run.claims) if run.claims.is_dir() else 0
+    path = run.claims / claimfile.name(last)
+    holder = claimfile.read(path) if last else None
     if holder is None or holder.released:
         return None
-    if (holder.host, holder.boot) == (myself().host, myself().boot):
-        if _process_start(holder.pid) != holder.started:
+    if holder.is_here():
+        if claimfile.process_start(holder.pid) != holder.started:
             return None
         return holder, 0.0
     age = max(0.0, time.time() - path.stat().st_mtime)
     return None if age > STALE_SECONDS else (holder, age)
+
+
+@contextlib.contextmanager
+def _suppressed() -> Iterator[None]:
+    """Let errors of the file system go by; those of a store's library are no OSErrors."""
+    try:
+        yield
+    except GampenError:  # Ctrl-C
+        raise
+    except Exception:
+        return
 
 
 def _close_corner(root: Path, name: str) -> None:
@@ -255,86 +206,3 @@ def _close_corner(root: Path, name: str) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.rename(place, away)
             shutil.rmtree(away, ignore_errors=True)
-
-
-def _name(number: int) -> str:
-    return f"{number:06d}.json"
-
-
-def _numbers(folder: Path) -> list[int]:
-    names = storage.names_in(folder)
-    return sorted(int(n[:6]) for n in names if n.endswith(".json") and n[:6].isdigit())
-
-
-def _last(folder: Path) -> int:
-    """Return the highest number.
-
-    A list of a folder may miss a file made while it is read, but never one that was there
-    before; the last number but one stays, so no reader can find the folder empty and begin
-    at one again.
-    """
-    return max(_numbers(folder), default=0)
-
-
-def _link(folder: Path, number: int, holder: Holder) -> bool:
-    """Make the claim file `number`; False where somebody was first."""
-    text = json.dumps(asdict(holder))
-    if storage.is_remote(folder):
-        return storage.create(folder / _name(number), text.encode())
-    draft = folder / f"draft-{uuid.uuid4().hex}"
-    draft.write_text(text)
-    try:
-        os.link(draft, folder / _name(number))
-    except FileExistsError:
-        # Over NFS the answer to a link that was made may get lost.
-        return os.path.samefile(draft, folder / _name(number))
-    finally:
-        draft.unlink()
-    return True
-
-
-def _beat(path: Path) -> None:
-    """Give a sign of life."""
-    if storage.is_remote(path):
-        storage.touch(path)
-    else:
-        os.utime(path)
-
-
-def _write_released(path: Path) -> None:
-    text = json.dumps(asdict(myself()) | {"released": True})
-    if storage.is_remote(path):
-        path.write_text(text)
-        return
-    draft = path.with_name(f"draft-{uuid.uuid4().hex}")
-    draft.write_text(text)
-    os.replace(draft, path)
-
-
-def _read(path: Path) -> Holder | None:
-    """Return what a claim file says; None where it can't be read."""
-    try:
-        return Holder(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _age(path: Path) -> float:
-    """Return seconds since the last sign of life, by the file system's own clock."""
-    probe = path.with_name(f"draft-{uuid.uuid4().hex}")
-    if storage.is_remote(path):
-        try:
-            probe.write_bytes(b"")
-            return float(probe.stat().st_mtime - path.stat().st_mtime)
-        except FileNotFoundError:
-            return float("inf")
-        finally:
-            probe.unlink(missing_ok=True)
-    try:
-        probe.touch()
-        with path.open("rb") as file:  # opening makes NFS ask the server again
-            return probe.stat().st_mtime - os.fstat(file.fileno()).st_mtime
-    except FileNotFoundError:
-        return float("inf")
-    finally:
-        probe.unlink(missing_ok=True)

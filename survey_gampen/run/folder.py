@@ -63,6 +63,8 @@ def _look(root: Path) -> None:
 def _refuse_other_things(run: RunDir) -> None:
     # Jobs that are to work here may have left their mark before the client.
     others = set(storage.names_in(run.root)) - {run.cluster.name, run.cache.name}
+    if storage.is_remote(run.root):  # a client killed while it looked leaves its probe
+        others = {name for name in others if not name.startswith(storage.PROBE)}
     if others and run.claims.name not in others:
         raise InputError(f"{run.root} holds other things than a run: give an empty or new --out")
 
