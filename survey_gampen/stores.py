@@ -67,7 +67,7 @@ def open_store(url: str) -> Store:
         else:
             how = f"the package that fsspec needs for {scheme}://"
         raise InputError(f"{shown(url)} lies elsewhere: install what reads it, {how}") from None
-    except ValueError:  # fsspec knows of no such thing
+    except (ValueError, TypeError):  # fsspec knows of no such thing, or needs to be told more
         raise InputError(f"{shown(url)}: {scheme}:// is unknown; give https:// or s3://") from None
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from survey_gampen.images.base import ImageSource
+from survey_gampen.images.files import LocalFiles
 from survey_gampen.images.gampen import GampenSource
 from survey_gampen.images.grid import quiet
 from survey_gampen.images.ready import ReadySource
@@ -35,10 +36,11 @@ def located(
     ndarray of int64, shape (n,), or None
         The number of a tile, by which its source knows it; 0 where galaxies are found by name; -1
         where there is none. None where the source has to be asked for each cutout, as a service,
-        or for each patch, as a tree.
+        or for each patch, as a tree that is not here.
     """
     if isinstance(source, TileSource):
-        if not source.tiles.listed:
+        elsewhere = not isinstance(source.tiles.files, LocalFiles)
+        if not source.tiles.listed and elsewhere:
             return None
         with quiet():
             return source.assign(ra, dec)[0]
