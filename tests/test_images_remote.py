@@ -20,7 +20,6 @@ from smallrun import Sky, call, rows
 from survey_gampen.catalog import open_catalog
 from survey_gampen.errors import InputError, OutsideFault, UnreadableFile
 from survey_gampen.images import Status, open_images, places, remote
-from survey_gampen.images.coverage import located
 from survey_gampen.images.skymap import RingsSkymap
 from survey_gampen.net.waiting import Patience
 from survey_gampen.report.scan import scan
@@ -120,7 +119,6 @@ def test_a_large_folder_is_taken_as_a_tree(tree, expected, monkeypatch) -> None:
     assert "patches found by the sky map" in source.describe()
     same(source, expected)
     assert len(source.footprints()) == 9
-    assert located(source, *positions(5), range(5)) is None  # nobody lists its patches
     # The same release below another name of its parent: the same images.
     assert open_images(tree.parent, HSC, "g", 15.0).inventory() == source.inventory()
     assert open_images(tree, HSC, "r", 15.0).inventory() != source.inventory()
