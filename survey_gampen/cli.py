@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from survey_gampen import __version__, cli_around, cli_catalogs, cli_cluster, cli_science
+from survey_gampen.cli_options import add_input_options
 from survey_gampen.cli_science import Verbs
-from survey_gampen.config import PRECISIONS
 from survey_gampen.errors import GampenError, InputError, Interrupted
 from survey_gampen.signals import terminate_as_interrupt
 
@@ -129,36 +129,11 @@ def _add_submit(verbs: Verbs) -> None:
 
 def _add_run_options(run: argparse.ArgumentParser) -> None:
     add = run.add_argument
-    add(
-        "catalog",
-        metavar="CATALOG",
-        help="Parquet file or folder, HATS catalogue, FITS, VOTable, ECSV or CSV",
-    )
-    add(
-        "--images",
-        metavar="PATH|URL",
-        help="folder, glob or address of images; tree, das, soda",
-    )
-    add("--survey", metavar="NAME|FILE", help="survey profile (default hsc-wide)")
-    add("--band", metavar="B", help="band to measure (default: the survey profile's)")
-    add(
-        "--model",
-        metavar="NAME|FILE",
-        help="shipped model or safetensors file (default: the survey profile's for the band)",
-    )
+    add_input_options(run)
     add("--cluster", metavar="NAME|FILE", help="cluster profile (default local)")
     add("--out", metavar="DIR", help="results, also s3://... (default: CATALOG.gampen, beside it)")
-    add("--passes", type=int, metavar="N", help="Monte-Carlo passes a galaxy (default 1000)")
     add("--seed", type=int, metavar="N", help="key of all random numbers (default 0)")
-    add("--precision", choices=PRECISIONS, help="arithmetic (default auto)")
     add("--partition-rows", type=int, metavar="N", help="most rows a partition (default: measured)")
-    add("--limit", type=int, metavar="N", help="only the first N rows")
-    add(
-        "--select",
-        metavar="EXPR",
-        help='only rows for which EXPR is true, such as "@no_edge and mag_g < 21"; @name is a cut '
-        "of the survey profile (survey-gampen catalogs show NAME)",
-    )
     add("--columns", type=_comma_list, metavar="A,B", help="extra columns to pass through")
     add(
         "--keep-samples",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from survey_gampen.config import PRECISIONS
+from survey_gampen.cli_options import add_input_options
 
 Verbs = argparse._SubParsersAction
 
@@ -24,21 +24,7 @@ def _add_inspect(verbs: Verbs) -> None:
         "survey-gampen.toml beside the catalogue, the catalogue's Parquet metadata.",
     )
     add = inspect.add_argument
-    add("catalog", metavar="CATALOG", help="what `run` takes")
-    add(
-        "--images",
-        metavar="PATH|URL",
-        help="folder, glob or address of images; tree, das, soda",
-    )
-    add("--survey", metavar="NAME|FILE", help="survey profile (default hsc-wide)")
-    add("--band", metavar="B", help="band of the images (default: the survey's)")
-    add(
-        "--model", metavar="NAME|FILE", help="shipped model or safetensors file (default: survey's)"
-    )
-    add("--select", metavar="EXPR", help="only rows for which EXPR is true, as for `run`")
-    add("--limit", type=int, metavar="N", help="only the first N rows")
-    add("--passes", type=int, metavar="N", help="Monte-Carlo passes (default 1000)")
-    add("--precision", choices=PRECISIONS, help="arithmetic (default auto)")
+    add_input_options(inspect)
     add("--seed", type=int, metavar="N", help="which galaxies are shown (default 0)")
     add("--config", type=Path, metavar="FILE", help="TOML file with any options of `run`")
     add(

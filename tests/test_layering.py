@@ -39,7 +39,12 @@ ROWS = [
         "survey_gampen.bands",
     },
     {
-        *("survey_gampen.cli", "survey_gampen.cli_around", "survey_gampen.cli_catalogs"),
+        *(
+            "survey_gampen.cli",
+            "survey_gampen.cli_around",
+            "survey_gampen.cli_options",
+            "survey_gampen.cli_catalogs",
+        ),
         *("survey_gampen.cli_cluster", "survey_gampen.cli_science"),
     },
     {"survey_gampen.__main__"},
