@@ -42,7 +42,7 @@ from rich.console import Console
 from rich.table import Table
 
 from survey_gampen.images import Cutouts, ImageSource, open_images
-from survey_gampen.images.planes import njy_per_unit
+from survey_gampen.images.pixels.planes import njy_per_unit
 from survey_gampen.survey import load_survey
 
 #: Pixels of a coadd patch of HSC, and from one to the next; arcsec a pixel; its zero point.

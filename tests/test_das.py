@@ -21,13 +21,13 @@ from smallrun import environment
 
 from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.images import open_images
-from survey_gampen.images.answers import Answer
-from survey_gampen.images.collect import Ask, Member, judge
-from survey_gampen.images.das import HEADER, LINES, Das
-from survey_gampen.images.http import Manners
-from survey_gampen.images.service import ServiceSource, fetched
-from survey_gampen.images.services import is_service, open_service
-from survey_gampen.images.single import Seen
+from survey_gampen.images.pixels.single import Seen
+from survey_gampen.images.services.answers import Answer
+from survey_gampen.images.services.collect import Ask, Member, judge
+from survey_gampen.images.services.das import HEADER, LINES, Das
+from survey_gampen.images.services.http import Manners
+from survey_gampen.images.services.open import is_service, open_service
+from survey_gampen.images.services.source import ServiceSource, fetched
 from survey_gampen.images.status import Status
 from survey_gampen.net.waiting import Backoff, Patience
 from survey_gampen.survey import load_survey
@@ -319,9 +319,9 @@ import sys
 import numpy as np
 from pathlib import Path
 from skytiles import SURVEY, gather
-from survey_gampen.images.das import Das
-from survey_gampen.images.services import open_service
-from survey_gampen.images.service import fetched
+from survey_gampen.images.services.das import Das
+from survey_gampen.images.services.open import open_service
+from survey_gampen.images.services.source import fetched
 Das.lines = 40
 spec, cache, table, to = sys.argv[1:]
 ra, dec = np.load(table)

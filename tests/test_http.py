@@ -16,7 +16,7 @@ from dasserver import DasServer, Sky
 
 from survey_gampen.credentials import Login
 from survey_gampen.errors import InputError, OutsideFault
-from survey_gampen.images.http import Client, Manners
+from survey_gampen.images.services.http import Client, Manners
 from survey_gampen.net.body import Body
 from survey_gampen.net.server import Server
 from survey_gampen.net.slots import Slots

@@ -12,7 +12,7 @@ from skytiles import SCALE, SURVEY, gather, noise, sky_wcs
 
 from survey_gampen.errors import InputError
 from survey_gampen.images import ImageSource, Status, open_images
-from survey_gampen.images.planes import njy_per_unit
+from survey_gampen.images.pixels.planes import njy_per_unit
 
 SIZE = 41
 IMAGE = noise((61, 61))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from skytiles import blob
 
 from survey_gampen.images import MEANINGS, NULL_BITS, Status, names
-from survey_gampen.images.planes import (
+from survey_gampen.images.pixels.planes import (
     find_groups,
     mask_planes,
     njy_per_unit,
@@ -18,9 +18,9 @@ from survey_gampen.images.planes import (
     short_band,
     unit_of,
 )
-from survey_gampen.images.repair import fill, repair, sky
-from survey_gampen.images.resample import needed_pixels, resample
-from survey_gampen.images.tile import DETECTED, NO_DATA, Box
+from survey_gampen.images.pixels.repair import fill, repair, sky
+from survey_gampen.images.pixels.resample import needed_pixels, resample
+from survey_gampen.images.pixels.tile import DETECTED, NO_DATA, Box
 
 
 def test_status_is_the_contract() -> None:

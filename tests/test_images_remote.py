@@ -19,8 +19,10 @@ from smallrun import Sky, call, rows
 
 from survey_gampen.catalog import open_catalog
 from survey_gampen.errors import InputError, OutsideFault, UnreadableFile
-from survey_gampen.images import Status, open_images, places, remote
-from survey_gampen.images.skymap import RingsSkymap
+from survey_gampen.images import Status, open_images
+from survey_gampen.images.places import remote
+from survey_gampen.images.tiles import open as places
+from survey_gampen.images.tiles.skymap import RingsSkymap
 from survey_gampen.net.waiting import Patience
 from survey_gampen.report.scan import scan
 from survey_gampen.survey import load_survey

@@ -10,7 +10,7 @@ from astropy.io import fits
 from skytiles import SCALE, SURVEY, crop, gather, noise, sky_wcs, write_tile
 
 from survey_gampen.images import Status, open_images
-from survey_gampen.images.planes import njy_per_unit
+from survey_gampen.images.pixels.planes import njy_per_unit
 
 SIDE, SIZE = 120, 41
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from skytiles import PLANES, SCALE, SURVEY, blob, crop, gather, noise, sky_wcs, write_tile
 
 from survey_gampen.errors import InputError, OutsideFault, UnreadableFile
-from survey_gampen.images import Status, footprints, open_images
-from survey_gampen.images.planes import njy_per_unit
+from survey_gampen.images import Status, open_images
+from survey_gampen.images.pixels.planes import njy_per_unit
+from survey_gampen.images.tiles import footprints
 
 NJY = njy_per_unit(27.0)
 SIZE = 41
@@ -106,7 +107,7 @@ def test_pixels_do_not_depend_on_the_request(patches) -> None:
 
 
 def test_a_tile_is_opened_once_for_its_group(patches, monkeypatch) -> None:
-    from survey_gampen.images import tiles
+    from survey_gampen.images.tiles import source as tiles
 
     opened = []
     real = tiles.Tile

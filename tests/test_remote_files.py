@@ -21,9 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from survey_gampen.errors import InputError, OutsideFault, UnreadableFile
-from survey_gampen.images.cache import CONNECTIONS, TileCache, default_cache
-from survey_gampen.images.remote import RemoteFiles
-from survey_gampen.images.web import HttpStore
+from survey_gampen.images.places.cache import CONNECTIONS, TileCache, default_cache
+from survey_gampen.images.places.remote import RemoteFiles
+from survey_gampen.images.places.web import HttpStore
 from survey_gampen.net import waiting
 from survey_gampen.net.waiting import Patience, Transient, retry_after
 
@@ -271,9 +271,9 @@ def test_an_address_with_a_password_is_refused() -> None:
 KILLED = """
 import sys
 from pathlib import Path
-from survey_gampen.images.cache import TileCache
-from survey_gampen.images.remote import RemoteFiles
-from survey_gampen.images.web import HttpStore
+from survey_gampen.images.places.cache import TileCache
+from survey_gampen.images.places.remote import RemoteFiles
+from survey_gampen.images.places.web import HttpStore
 RemoteFiles(HttpStore(sys.argv[1], "test"), TileCache(Path(sys.argv[2]))).local("a/t.fits")
 """
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from survey_gampen.errors import InputError
-from survey_gampen.images.grid import Grid
-from survey_gampen.images.skymap import RingsSkymap
+from survey_gampen.images.pixels.grid import Grid
+from survey_gampen.images.tiles.skymap import RingsSkymap
 
 HSC = RingsSkymap()
 RUBIN = RingsSkymap(pixel_scale=0.2, patch_inner=3000, patch_border=200, clipped=False)

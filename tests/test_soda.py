@@ -14,11 +14,11 @@ from skytiles import crop, gather
 from sodaserver import SodaServer, Tract
 
 from survey_gampen.errors import InputError, OutsideFault
-from survey_gampen.images.grid import unit_vectors
-from survey_gampen.images.http import Manners
-from survey_gampen.images.regions import parse_region
-from survey_gampen.images.service import ServiceSource
-from survey_gampen.images.services import open_service
+from survey_gampen.images.pixels.grid import unit_vectors
+from survey_gampen.images.services.http import Manners
+from survey_gampen.images.services.open import open_service
+from survey_gampen.images.services.regions import parse_region
+from survey_gampen.images.services.source import ServiceSource
 from survey_gampen.images.status import Status
 from survey_gampen.net.waiting import Patience
 from survey_gampen.survey import Survey

@@ -23,7 +23,7 @@ from survey_gampen.catalog.merge import merge_runs, write_run
 from survey_gampen.catalog.sort import RUN_BYTES
 from survey_gampen.catalog.sorted import write_sorted
 from survey_gampen.errors import InputError
-from survey_gampen.images.grid import unit_vectors
+from survey_gampen.images.pixels.grid import unit_vectors
 
 #: Arcsec between two positions of one galaxy, at most.
 FARTHEST = 1.0

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from survey_gampen.images.base import ImageSource
-from survey_gampen.images.files import LocalFiles
-from survey_gampen.images.gampen import GampenSource
-from survey_gampen.images.grid import quiet
-from survey_gampen.images.ready import ReadySource
-from survey_gampen.images.tiles import TileSource
+from survey_gampen.images.pixels.grid import quiet
+from survey_gampen.images.places.files import LocalFiles
+from survey_gampen.images.ready.gampen import GampenSource
+from survey_gampen.images.ready.group import ReadySource
+from survey_gampen.images.tiles.source import TileSource
 
 
 def located(

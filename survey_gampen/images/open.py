@@ -8,12 +8,12 @@ from pathlib import Path
 
 from survey_gampen.errors import InputError
 from survey_gampen.images.base import ImageSource
-from survey_gampen.images.butler import coadd_files, is_butler
-from survey_gampen.images.gampen import GampenSource, is_gampen_folder
-from survey_gampen.images.places import is_address, open_tiles
-from survey_gampen.images.ready import ReadySource, is_zarr
-from survey_gampen.images.services import is_service, open_service
-from survey_gampen.images.tiles import TileSource
+from survey_gampen.images.ready.gampen import GampenSource, is_gampen_folder
+from survey_gampen.images.ready.group import ReadySource, is_zarr
+from survey_gampen.images.services.open import is_service, open_service
+from survey_gampen.images.tiles.butler import coadd_files, is_butler
+from survey_gampen.images.tiles.open import is_address, open_tiles
+from survey_gampen.images.tiles.source import TileSource
 from survey_gampen.storage import at, home, is_remote
 from survey_gampen.survey import Survey
 
@@ -37,7 +37,7 @@ def open_images(
         under a profile that says so; a Zarr group holds cutouts that are ready; ``das``, ``soda``,
         and addresses with such a word before a ``+``, are cutout services; ``butler:...`` is a
         Butler repository; all else are tiles, see
-        :func:`~survey_gampen.images.places.open_tiles`.
+        :func:`~survey_gampen.images.tiles.open.open_tiles`.
     survey : Survey
         The profile.
     band : str, optional

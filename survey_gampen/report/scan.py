@@ -15,7 +15,7 @@ from survey_gampen.catalog.sort import RowCheck
 from survey_gampen.catalog.source import Catalog
 from survey_gampen.images.base import ImageSource
 from survey_gampen.images.coverage import located
-from survey_gampen.images.tiles import TileSource
+from survey_gampen.images.tiles.source import TileSource
 from survey_gampen.report.cells import Cells
 from survey_gampen.report.tally import Smallest, shuffled_keys
 

@@ -12,7 +12,7 @@ from cdshealpix.nested import vertices
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
-from survey_gampen.images.grid import unit_vectors
+from survey_gampen.images.pixels.grid import unit_vectors
 from survey_gampen.report.style import picture
 from survey_gampen.report.tally import Floats
 

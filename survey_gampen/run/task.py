@@ -16,7 +16,7 @@ from survey_gampen import commit
 from survey_gampen.catalog.hats_out import leaf_path
 from survey_gampen.catalog.leaves import check_leaf
 from survey_gampen.catalog.sorted import Cursor, read_rows, sorted_schema
-from survey_gampen.images.service import fetched
+from survey_gampen.images.services.source import fetched
 from survey_gampen.images.status import Status
 from survey_gampen.images.store import open_cutouts, write_cutouts
 from survey_gampen.posterior import samples

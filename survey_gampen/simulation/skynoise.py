@@ -32,7 +32,7 @@ from scipy import fft
 from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filter
 
 from survey_gampen.errors import InputError
-from survey_gampen.images.planes import find_groups, mask_planes, plane_bits, unit_of
+from survey_gampen.images.pixels.planes import find_groups, mask_planes, plane_bits, unit_of
 from survey_gampen.simulation.noise import Correlated
 
 #: Planes of an HSC or LSST mask whose pixels hold a source or are no plain sky.

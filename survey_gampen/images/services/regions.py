@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from survey_gampen.images.grid import unit_vectors
+from survey_gampen.images.pixels.grid import unit_vectors
 
 
 @dataclass(frozen=True)

@@ -20,17 +20,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from survey_gampen.errors import InputError, OutsideFault, UnreadableFile
-from survey_gampen.images import footprints
-from survey_gampen.images.files import Files, LocalFiles
-from survey_gampen.images.grid import Grid, unit_vectors
-from survey_gampen.images.listing import FileFacts
-from survey_gampen.images.mosaic import grid_offset
-from survey_gampen.images.planes import short_band
-from survey_gampen.images.remote import RemoteFiles
-from survey_gampen.images.skymap import RingsSkymap
-from survey_gampen.images.template import Template
-from survey_gampen.images.tile import reading
-from survey_gampen.images.tiles import Pairs, TileRow
+from survey_gampen.images.pixels.grid import Grid, unit_vectors
+from survey_gampen.images.pixels.mosaic import grid_offset
+from survey_gampen.images.pixels.planes import short_band
+from survey_gampen.images.pixels.tile import reading
+from survey_gampen.images.places.files import Files, LocalFiles
+from survey_gampen.images.places.listing import FileFacts
+from survey_gampen.images.places.remote import RemoteFiles
+from survey_gampen.images.tiles import footprints
+from survey_gampen.images.tiles.skymap import RingsSkymap
+from survey_gampen.images.tiles.source import Pairs, TileRow
+from survey_gampen.images.tiles.template import Template
 from survey_gampen.survey import Survey
 
 #: A projection stretches distances from the tangent point: by 0.1 % at a tract's corner.

@@ -20,9 +20,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from survey_gampen.errors import InputError
-from survey_gampen.images.collect import Ask, Member
-from survey_gampen.images.http import Client
-from survey_gampen.images.planes import short_band
+from survey_gampen.images.pixels.planes import short_band
+from survey_gampen.images.services.collect import Ask, Member
+from survey_gampen.images.services.http import Client
 from survey_gampen.net.body import Body
 from survey_gampen.net.faults import DENIED, is_later
 from survey_gampen.net.waiting import Backoff, CutOff
@@ -40,7 +40,7 @@ _HEADERS = 4_000_000
 
 
 class Das:
-    """The service; see :class:`~survey_gampen.images.collect.Service`.
+    """The service; see :class:`~survey_gampen.images.services.collect.Service`.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from survey_gampen.images.single import Seen
+from survey_gampen.images.pixels.single import Seen
 
 _LIST = "answer.json"
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from survey_gampen.images.listing import FileFacts, find_files
+from survey_gampen.images.places.listing import FileFacts, find_files
 
 
 class Files(Protocol):
@@ -62,7 +62,7 @@ class LocalFiles:
     Parameters
     ----------
     spec : str, path or list of them
-        See :func:`survey_gampen.images.listing.find_files`.
+        See :func:`survey_gampen.images.places.listing.find_files`.
     """
 
     def __init__(self, spec: str | os.PathLike[str] | Sequence[str]) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from survey_gampen.images.base import Cutouts
-from survey_gampen.images.repair import repair
-from survey_gampen.images.resample import nearest, needed_pixels, resample
+from survey_gampen.images.pixels.repair import repair
+from survey_gampen.images.pixels.resample import nearest, needed_pixels, resample
+from survey_gampen.images.pixels.tile import Box
 from survey_gampen.images.status import Status
-from survey_gampen.images.tile import Box
 
 #: Pixel scales that differ by less than this (relatively) count as equal: over half a box of 239
 #: pixels the difference adds up to an eighth of a pixel, and R_e is off by a thousandth.

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from survey_gampen.errors import InputError
-from survey_gampen.images.grid import celestial_text, chord, quiet, unit_vectors
+from survey_gampen.images.pixels.grid import celestial_text, chord, quiet, unit_vectors
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

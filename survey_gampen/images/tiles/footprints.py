@@ -24,10 +24,10 @@ from astropy.io import fits
 
 from survey_gampen import commit, parquet, storage
 from survey_gampen.errors import GampenError, OutsideFault
-from survey_gampen.images.files import Files, LocalFiles
-from survey_gampen.images.grid import Grid, celestial_text, quiet
-from survey_gampen.images.listing import FileFacts
-from survey_gampen.images.planes import find_groups, psf_fwhm, unit_of
+from survey_gampen.images.pixels.grid import Grid, celestial_text, quiet
+from survey_gampen.images.pixels.planes import find_groups, psf_fwhm, unit_of
+from survey_gampen.images.places.files import Files, LocalFiles
+from survey_gampen.images.places.listing import FileFacts
 
 #: Raised when rows of the index change their meaning: older caches are read again.
 _INDEX_VERSION = "3"

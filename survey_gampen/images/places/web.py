@@ -16,9 +16,9 @@ from requests import Response
 
 from survey_gampen.credentials import plain_url
 from survey_gampen.errors import InputError, OutsideFault
-from survey_gampen.images.listing import FileFacts, is_image_name
-from survey_gampen.images.pages import find_images, links_of
-from survey_gampen.images.remote import Ask, NoRanges, Stream
+from survey_gampen.images.places.listing import FileFacts, is_image_name
+from survey_gampen.images.places.pages import find_images, links_of
+from survey_gampen.images.places.remote import Ask, NoRanges, Stream
 from survey_gampen.net.body import Body
 from survey_gampen.net.faults import ABSENT, DENIED, Refused
 from survey_gampen.net.server import PLAIN, Server

@@ -21,13 +21,13 @@ from numpy.typing import ArrayLike, NDArray
 from survey_gampen import commit
 from survey_gampen.errors import InputError, UnreadableFile
 from survey_gampen.images.base import Cutouts
-from survey_gampen.images.finish import finish_into, native_size
-from survey_gampen.images.grid import Grid
-from survey_gampen.images.listing import SUFFIXES, FileFacts, inventory
-from survey_gampen.images.planes import PlaneGroup
-from survey_gampen.images.single import look
+from survey_gampen.images.pixels.finish import finish_into, native_size
+from survey_gampen.images.pixels.grid import Grid
+from survey_gampen.images.pixels.planes import PlaneGroup
+from survey_gampen.images.pixels.single import look
+from survey_gampen.images.pixels.tile import Tile, reading
+from survey_gampen.images.places.listing import SUFFIXES, FileFacts, inventory
 from survey_gampen.images.status import Status
-from survey_gampen.images.tile import Tile, reading
 from survey_gampen.survey import Survey
 
 

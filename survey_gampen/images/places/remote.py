@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
 from survey_gampen.errors import OutsideFault, UnreadableFile
-from survey_gampen.images.cache import TileCache
-from survey_gampen.images.listing import FileFacts
-from survey_gampen.images.pieces import Pieces
+from survey_gampen.images.places.cache import TileCache
+from survey_gampen.images.places.listing import FileFacts
+from survey_gampen.images.places.pieces import Pieces
 from survey_gampen.net.waiting import CutOff, Patience, Transient
 
 T = TypeVar("T")

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from survey_gampen.errors import GampenError, InputError, OutsideFault
-from survey_gampen.images.listing import FileFacts, is_image_name
-from survey_gampen.images.remote import Ask, Stream
+from survey_gampen.images.places.listing import FileFacts, is_image_name
+from survey_gampen.images.places.remote import Ask, Stream
 from survey_gampen.net.faults import is_later
 from survey_gampen.net.waiting import Transient
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 
 from survey_gampen.errors import InputError
-from survey_gampen.images.planes import short_band
-from survey_gampen.images.skymap import RingsSkymap
+from survey_gampen.images.pixels.planes import short_band
+from survey_gampen.images.tiles.skymap import RingsSkymap
 from survey_gampen.survey import Survey
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from survey_gampen.errors import UnreadableFile
-from survey_gampen.images.answers import Answer
 from survey_gampen.images.base import Cutouts
-from survey_gampen.images.finish import finish_into, native_size
-from survey_gampen.images.mosaic import fill_from
-from survey_gampen.images.single import GalaxyImage
+from survey_gampen.images.pixels.finish import finish_into, native_size
+from survey_gampen.images.pixels.mosaic import fill_from
+from survey_gampen.images.pixels.single import GalaxyImage
+from survey_gampen.images.pixels.tile import MISSING
+from survey_gampen.images.services.answers import Answer
 from survey_gampen.images.status import Status
-from survey_gampen.images.tile import MISSING
 from survey_gampen.survey import Survey
 
 

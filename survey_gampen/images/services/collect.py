@@ -11,11 +11,11 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from survey_gampen.images.answers import AnswerWriter
-from survey_gampen.images.grid import quiet
-from survey_gampen.images.http import Manners
-from survey_gampen.images.planes import short_band
-from survey_gampen.images.single import Seen, look
+from survey_gampen.images.pixels.grid import quiet
+from survey_gampen.images.pixels.planes import short_band
+from survey_gampen.images.pixels.single import Seen, look
+from survey_gampen.images.services.answers import AnswerWriter
+from survey_gampen.images.services.http import Manners
 from survey_gampen.net.waiting import Backoff, CutOff
 from survey_gampen.survey import Survey
 

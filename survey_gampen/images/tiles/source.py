@@ -14,13 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from survey_gampen.errors import InputError, OutsideFault, UnreadableFile
 from survey_gampen.images.base import BATCH, Cutouts
-from survey_gampen.images.files import Files
-from survey_gampen.images.finish import finish_into, native_size
-from survey_gampen.images.grid import Grid, quiet
-from survey_gampen.images.mosaic import fill_from
-from survey_gampen.images.planes import PlaneGroup
+from survey_gampen.images.pixels.finish import finish_into, native_size
+from survey_gampen.images.pixels.grid import Grid, quiet
+from survey_gampen.images.pixels.mosaic import fill_from
+from survey_gampen.images.pixels.planes import PlaneGroup
+from survey_gampen.images.pixels.tile import MISSING, Tile, reading
+from survey_gampen.images.places.files import Files
 from survey_gampen.images.status import Status
-from survey_gampen.images.tile import MISSING, Tile, reading
 from survey_gampen.survey import Survey
 
 #: Tiles held open at a time. Bounds memory for files that must be decompressed whole: 140 MB

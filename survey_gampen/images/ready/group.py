@@ -26,10 +26,10 @@ from survey_gampen import commit, storage
 from survey_gampen.catalog.ids import id_key
 from survey_gampen.errors import GampenError, InputError, UnreadableFile
 from survey_gampen.images.base import BATCH, Cutouts
-from survey_gampen.images.finish import finish_into, native_size
-from survey_gampen.images.planes import njy_per_unit, unit_of
+from survey_gampen.images.pixels.finish import finish_into, native_size
+from survey_gampen.images.pixels.planes import njy_per_unit, unit_of
+from survey_gampen.images.pixels.tile import BAD, NO_DATA, OUTSIDE, Box
 from survey_gampen.images.status import Status
-from survey_gampen.images.tile import BAD, NO_DATA, OUTSIDE, Box
 from survey_gampen.quiet import quiet_zarr
 from survey_gampen.survey import Survey
 

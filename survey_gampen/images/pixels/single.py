@@ -11,9 +11,9 @@ import numpy as np
 from astropy.io import fits
 
 from survey_gampen.errors import UnreadableFile
-from survey_gampen.images.grid import Grid, celestial_text
-from survey_gampen.images.planes import PlaneGroup, find_groups, psf_fwhm, unit_of
-from survey_gampen.images.tile import Tile
+from survey_gampen.images.pixels.grid import Grid, celestial_text
+from survey_gampen.images.pixels.planes import PlaneGroup, find_groups, psf_fwhm, unit_of
+from survey_gampen.images.pixels.tile import Tile
 from survey_gampen.survey import Survey
 
 
@@ -26,7 +26,7 @@ class Seen:
     group : PlaneGroup
         The first image and what belongs to it.
     wcs : str or None
-        See :func:`~survey_gampen.images.grid.celestial_text`.
+        See :func:`~survey_gampen.images.pixels.grid.celestial_text`.
     facts : dict
         As in :class:`~survey_gampen.images.base.Cutouts`, but for tile and sky.
     """

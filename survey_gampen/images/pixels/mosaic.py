@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, map_coordinates
 
-from survey_gampen.images.grid import Grid
-from survey_gampen.images.tile import MISSING, OUTSIDE, Box, Tile
+from survey_gampen.images.pixels.grid import Grid
+from survey_gampen.images.pixels.tile import MISSING, OUTSIDE, Box, Tile
 
 #: Two tiles share one pixel grid if they agree to this all over the box, in pixels.
 _SAME_GRID = 0.01

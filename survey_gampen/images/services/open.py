@@ -10,11 +10,11 @@ from urllib.parse import parse_qsl, urlunsplit
 
 from survey_gampen.credentials import how_to, login, plain_url, token
 from survey_gampen.errors import InputError, OutsideFault
-from survey_gampen.images.collect import Service
-from survey_gampen.images.das import KINDS, Das
-from survey_gampen.images.http import Client, Manners
-from survey_gampen.images.service import ServiceSource
-from survey_gampen.images.soda import Soda
+from survey_gampen.images.services.collect import Service
+from survey_gampen.images.services.das import KINDS, Das
+from survey_gampen.images.services.http import Client, Manners
+from survey_gampen.images.services.soda import Soda
+from survey_gampen.images.services.source import ServiceSource
 from survey_gampen.net.slots import Slots
 from survey_gampen.survey import Survey
 

@@ -23,12 +23,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from survey_gampen import commit
 from survey_gampen.errors import InputError, OutsideFault
-from survey_gampen.images.answers import Answer, AnswerWriter
 from survey_gampen.images.base import Cutouts, ImageSource
-from survey_gampen.images.collect import Ask, Service, collect
-from survey_gampen.images.finish import native_size
-from survey_gampen.images.grid import quiet
-from survey_gampen.images.members import cut_member
+from survey_gampen.images.pixels.finish import native_size
+from survey_gampen.images.pixels.grid import quiet
+from survey_gampen.images.services.answers import Answer, AnswerWriter
+from survey_gampen.images.services.collect import Ask, Service, collect
+from survey_gampen.images.services.members import cut_member
 from survey_gampen.images.status import Status
 from survey_gampen.survey import Survey
 

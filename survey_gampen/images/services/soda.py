@@ -30,10 +30,10 @@ from urllib.parse import urljoin
 import numpy as np
 
 from survey_gampen.errors import InputError
-from survey_gampen.images.collect import Ask, Member
-from survey_gampen.images.grid import unit_vectors
-from survey_gampen.images.http import Client
-from survey_gampen.images.regions import Region, parse_region
+from survey_gampen.images.pixels.grid import unit_vectors
+from survey_gampen.images.services.collect import Ask, Member
+from survey_gampen.images.services.http import Client
+from survey_gampen.images.services.regions import Region, parse_region
 from survey_gampen.net.faults import Refused
 from survey_gampen.net.waiting import Backoff
 
@@ -62,7 +62,7 @@ class Coadd:
 
 
 class Soda:
-    """The services; see :class:`~survey_gampen.images.collect.Service`.
+    """The services; see :class:`~survey_gampen.images.services.collect.Service`.
 
     Parameters
     ----------

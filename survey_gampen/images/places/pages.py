@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 from urllib.parse import unquote, urljoin, urlsplit
 
 from survey_gampen.errors import InputError
-from survey_gampen.images.listing import is_image_name
-from survey_gampen.images.remote import Ask
+from survey_gampen.images.places.listing import is_image_name
+from survey_gampen.images.places.remote import Ask
 
 #: Pages of listings that are read, at most: a folder with more is no folder of images.
 _PAGES = 2_000

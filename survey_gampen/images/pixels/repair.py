@@ -21,8 +21,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from survey_gampen.images.pixels.tile import BAD, BRIGHT, DETECTED, MISSING, OUTSIDE, SATURATED, Box
 from survey_gampen.images.status import Status
-from survey_gampen.images.tile import BAD, BRIGHT, DETECTED, MISSING, OUTSIDE, SATURATED, Box
 
 #: Radius of the "central 5 arcsec" of the status bits.
 CENTRAL_RADIUS = 2.5

@@ -8,18 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from survey_gampen.errors import InputError, OutsideFault
-from survey_gampen.images import footprints
-from survey_gampen.images.cache import default_cache
-from survey_gampen.images.files import Files, LocalFiles
-from survey_gampen.images.indexed import IndexedTiles
-from survey_gampen.images.listing import holds_many, is_image_name
-from survey_gampen.images.objects import ObjectStore
-from survey_gampen.images.remote import RemoteFiles
-from survey_gampen.images.skymap import RingsSkymap
-from survey_gampen.images.template import Template
-from survey_gampen.images.tiles import Tiles
-from survey_gampen.images.tract_tree import TreeTiles, is_there
-from survey_gampen.images.web import HttpStore
+from survey_gampen.images.places.cache import default_cache
+from survey_gampen.images.places.files import Files, LocalFiles
+from survey_gampen.images.places.listing import holds_many, is_image_name
+from survey_gampen.images.places.objects import ObjectStore
+from survey_gampen.images.places.remote import RemoteFiles
+from survey_gampen.images.places.web import HttpStore
+from survey_gampen.images.tiles import footprints
+from survey_gampen.images.tiles.indexed import IndexedTiles
+from survey_gampen.images.tiles.skymap import RingsSkymap
+from survey_gampen.images.tiles.source import Tiles
+from survey_gampen.images.tiles.template import Template
+from survey_gampen.images.tiles.tract_tree import TreeTiles, is_there
 from survey_gampen.survey import Survey
 
 #: The word for the place that the survey's profile names.

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from survey_gampen.errors import InputError, UnreadableFile
-from survey_gampen.images import footprints
-from survey_gampen.images.files import Files
-from survey_gampen.images.grid import Grid, chord, unit_vectors
-from survey_gampen.images.listing import FileFacts, inventory
-from survey_gampen.images.planes import short_band
-from survey_gampen.images.tiles import Pairs, TileRow
+from survey_gampen.images.pixels.grid import Grid, chord, unit_vectors
+from survey_gampen.images.pixels.planes import short_band
+from survey_gampen.images.places.files import Files
+from survey_gampen.images.places.listing import FileFacts, inventory
+from survey_gampen.images.tiles import footprints
+from survey_gampen.images.tiles.source import Pairs, TileRow
 from survey_gampen.survey import Survey
 
 

@@ -1,0 +1,1 @@
+"""Coadds of a survey: which tiles there are, which of them hold a galaxy, cutouts from them."""
