@@ -148,7 +148,10 @@ class QuantisedConvolution(Layer):
                 *(x, self.step, 0, *packed, zeros, of_part),
                 *(one, self.padding, one, 1, self._next or 1.0, 0, out, "relu", [], ""),
             )
-            found.append(max_pool(y) if self.pooled else y)
+            if self.pooled:
+                # What is not negative has the order of its bits, and whole numbers compare faster.
+                y = max_pool(y if self._next else y.view(torch.int32)).view(out)
+            found.append(y)
         return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
 
