@@ -675,6 +675,15 @@ def test_a_run_from_end_to_end(
 
 
 @pytest.mark.slow
+def test_what_a_run_publishes_can_be_read_in_place(calm: Path, tmp_path: Path) -> None:
+    """It is a HATS catalogue like any other, with ids and positions."""
+    record = in_place(calm / "posteriors", tmp_path / "out", select="status != 1")
+    catalog = open_catalog(calm / "posteriors", select="status != 1")
+    sort_catalog(catalog, tmp_path / "copy", tmp_path / ".staging")
+    assert same_rows(tmp_path / "copy", record, 8) > 3
+
+
+@pytest.mark.slow
 def test_a_leaf_that_changes_under_workers_stops_the_run(
     sky: Sky, galaxies_as_hats: Path, tmp_path: Path
 ) -> None:
