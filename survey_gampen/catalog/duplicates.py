@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from survey_gampen.catalog.buckets import Buckets
+from survey_gampen.errors import InputError
 
 
 class DuplicateFinder:
@@ -47,6 +48,22 @@ class DuplicateFinder:
         rows = np.arange(self._row, self._row + len(object_id))
         self._row += len(object_id)
         self._buckets.add(pa.record_batch([object_id, pa.array(rows)], schema=self._schema))
+
+    def refuse(self, path: str) -> None:
+        """Look through all ids of the catalogue `path`.
+
+        Raises
+        ------
+        InputError
+            When some came more than once; the first are named.
+        """
+        duplicated, first = self.finish()
+        if duplicated:
+            names = ", ".join(str(name) for name in first)
+            raise InputError(
+                f"{path}: {duplicated} object_id{'s appear' if duplicated > 1 else ' appears'} "
+                f"more than once (first: {names}); every row needs one of its own"
+            )
 
     def finish(self, most: int = 5) -> tuple[int, list[object]]:
         """How many ids came more than once, and the first of them in input order.

@@ -60,6 +60,10 @@ class Folder(Protocol):
     def name(self) -> str:
         """What to call it in an error: nothing secret."""
 
+    @property
+    def place(self) -> str:
+        """What :func:`folder_at` makes it of again, also in another working directory."""
+
     def text(self, name: str) -> str | None:
         """Return a small text file of it; None where it is missing."""
 
@@ -89,6 +93,17 @@ def open_place(spec: str | Path) -> LocalFile | LocalFolder | RemoteFile | Remot
     if not path.exists():
         raise InputError(f"{path} does not exist; give the path of a catalogue")
     return LocalFolder(path) if path.is_dir() else LocalFile(path)
+
+
+def folder_at(place: str) -> LocalFolder | RemoteFolder:
+    """A folder that was there once; nobody is asked whether it still is.
+
+    Raises
+    ------
+    InputError
+        For an address, where a package for it is missing.
+    """
+    return RemoteFolder(place, open_store(place)) if is_address(place) else LocalFolder(Path(place))
 
 
 def _remote(url: str) -> RemoteFile | RemoteFolder:
@@ -141,6 +156,10 @@ class LocalFolder:
     @property
     def name(self) -> str:
         return str(self.path)
+
+    @property
+    def place(self) -> str:
+        return str(self.path.absolute())
 
     def text(self, name: str) -> str | None:
         path = self.path / name
@@ -205,6 +224,10 @@ class RemoteFolder:
     @property
     def name(self) -> str:
         return shown(self.url)
+
+    @property
+    def place(self) -> str:
+        return self.url
 
     def text(self, name: str) -> str | None:
         return read_text(self._store, join(self.url, name))

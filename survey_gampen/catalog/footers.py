@@ -95,12 +95,20 @@ class Agreement:
         Names of the columns that are read.
     exact : str
         The one of them that holds object_ids: never turned from or into floating-point numbers.
+
+    Attributes
+    ----------
+    types : dict of str to pyarrow.DataType
+    differing : str
+        The first column that was not of one type in all files so far; empty: there is none.
     """
 
     def __init__(self, first: File, schema: pa.Schema, needed: Sequence[str], exact: str) -> None:
         self._first = first
         self._exact = exact
         self.types = {name: value_type(schema.field(name).type) for name in needed}
+        self.differing = ""
+        self._first_types = {name: schema.field(name).type for name in needed}
 
     def look(self, file: File, schema: pa.Schema) -> None:
         """Take another file's columns into account.
@@ -117,7 +125,10 @@ class Agreement:
                     f"{file.name} has no column {name!r}, which other files of this catalogue "
                     "have; leave the file out or add the column"
                 )
-            other = value_type(schema.field(place).type)
+            there = schema.field(place).type
+            if there != self._first_types[name]:
+                self.differing = self.differing or name
+            other = value_type(there)
             if other == kind:
                 continue
             common = _common(kind, other, exact=name == self._exact)

@@ -11,6 +11,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,8 +26,29 @@ _LEAF = re.compile(r"Norder=(\d+)/Dir=\d+/Npix=(\d+)")
 _FINEST = 29
 
 
-def parquet_files(folder: Folder) -> list[File]:
+@dataclass(frozen=True)
+class Listing:
     """The files of a catalogue, in its own order, or in order of their names.
+
+    Attributes
+    ----------
+    folder : Folder
+        Where they lie.
+    names : tuple of str
+        Their names in it.
+    files : tuple of File
+    is_hats : bool
+        Whether they are leaves of a HATS catalogue.
+    """
+
+    folder: Folder
+    names: tuple[str, ...]
+    files: tuple[File, ...]
+    is_hats: bool
+
+
+def parquet_files(folder: Folder) -> Listing:
+    """The files of a catalogue that is a folder.
 
     Raises
     ------
@@ -37,7 +59,8 @@ def parquet_files(folder: Folder) -> list[File]:
     names = _plain_names(folder) if about is None else _hats_names(folder, _properties(about))
     if not names:
         raise InputError(f"{folder.name} holds no Parquet files; give a file or another folder")
-    return [folder.file(name) for name in names]
+    files = tuple(folder.file(name) for name in names)
+    return Listing(folder, tuple(names), files, is_hats=about is not None)
 
 
 def _main_table(folder: Folder) -> tuple[Folder, str | None]:

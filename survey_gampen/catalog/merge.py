@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from hats.pixel_math.spatial_index import SPATIAL_INDEX_COLUMN
 
-_KEYS = [(SPATIAL_INDEX_COLUMN, "ascending"), ("object_id", "ascending")]
+#: What rows are in order of.
+KEYS = [(SPATIAL_INDEX_COLUMN, "ascending"), ("object_id", "ascending")]
 #: Bytes of a block as it lies on the disk, the unit of reading. A catalogue of 100 GB has some
 #: 800 runs, so at least 100 MB of blocks while it is merged.
 _BLOCK_BYTES = 128 << 10
@@ -26,7 +27,7 @@ _MOST_ROWS = 1 << 18
 def write_run(folder: Path, number: int, batches: list[pa.RecordBatch]) -> None:
     """Sort rows in memory and write them as one run."""
     table = pa.Table.from_batches(batches)
-    table = table.take(pc.sort_indices(table, _KEYS)).combine_chunks()
+    table = table.take(pc.sort_indices(table, KEYS)).combine_chunks()
     rows = max(1, _BLOCK_BYTES * table.num_rows // max(1, table.nbytes))
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     path = str(folder / f"run-{number:06d}.arrow")
@@ -50,7 +51,7 @@ def merge_runs(folder: Path, memory: int) -> Iterator[pa.Table]:
         bound = min(run.last for run in runs)
         parts = [run.take_to(bound) for run in runs]
         table = pa.concat_tables([part for part in parts if part.num_rows])
-        yield table.take(pc.sort_indices(table, _KEYS))
+        yield table.take(pc.sort_indices(table, KEYS))
 
 
 class SortedRows:

@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from hats.pixel_math.spatial_index import SPATIAL_INDEX_COLUMN, compute_spatial_index
+from hats.pixel_math.spatial_index import SPATIAL_INDEX_COLUMN
 
 from survey_gampen import commit
 from survey_gampen.catalog.duplicates import DuplicateFinder
 from survey_gampen.catalog.merge import merge_runs, write_run
 from survey_gampen.catalog.selection import Tally
+from survey_gampen.catalog.shape import with_index
 from survey_gampen.catalog.sorted import write_sorted
 from survey_gampen.catalog.source import Catalog
 from survey_gampen.errors import InputError
@@ -113,21 +114,14 @@ def _spill(catalog: Catalog, runs: Path, ids: Path, run_bytes: int, tally: Tally
             if check.bad:
                 continue
             finder.add(batch["object_id"])
-            index = compute_spatial_index(batch["ra"].to_numpy(), batch["dec"].to_numpy())
-            pending.append(batch.add_column(0, SPATIAL_INDEX_COLUMN, pa.array(index, pa.int64())))
+            pending.append(with_index(batch))
             # get_total_buffer_size would count the whole buffers behind a slice.
             size += pending[-1].nbytes
             if size >= run_bytes:
                 write_run(runs, count, pending)
                 count, size, pending = count + 1, 0, []
         check.report(tally)
-        duplicated, first = finder.finish()
-    if duplicated:
-        names = ", ".join(str(name) for name in first)
-        raise InputError(
-            f"{catalog.path}: {duplicated} object_id{'s appear' if duplicated > 1 else ' appears'} "
-            f"more than once (first: {names}); every row needs one of its own"
-        )
+        finder.refuse(catalog.path)
     if pending:
         write_run(runs, count, pending)
     return check.rows

@@ -4,6 +4,9 @@
 _healpix_29 in it. So the names alone say which files hold a pixel, and the statistics of the row
 groups which rows to read: a partition costs the same in a catalogue of a thousand and of a billion
 rows.
+
+A HATS catalogue may be read where it lies instead: `catalog/` then holds a record of its leaves
+(:mod:`survey_gampen.catalog.hats_in`), and the same functions give the same rows.
 """
 
 from __future__ import annotations
@@ -18,9 +21,13 @@ import pyarrow.parquet as pq
 from hats.pixel_math.spatial_index import SPATIAL_INDEX_COLUMN, healpix_to_spatial_index
 
 from survey_gampen import parquet
+from survey_gampen.catalog import hats_in
 
 _FILE_ROWS = 4 << 20
 _GROUP_ROWS = 1 << 15
+_INDEX = (SPATIAL_INDEX_COLUMN,)
+#: One past the last pixel of order 29.
+_END = 12 << 2 * 29
 
 
 def write_sorted(folder: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
@@ -66,7 +73,8 @@ def _regroup(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
 
 def sorted_schema(catalog_dir: Path) -> pa.Schema:
     """Schema of the sorted catalogue: _healpix_29, object_id, ra, dec, extras."""
-    schema: pa.Schema = parquet.read_schema(_files(catalog_dir)[0])
+    files = _files(catalog_dir)
+    schema: pa.Schema = parquet.read_schema(files[0] if files else catalog_dir / hats_in.ROWS)
     return schema.remove_metadata()
 
 
@@ -80,6 +88,13 @@ def read_rows(
     pyarrow.Table
         Columns _healpix_29, object_id, ra, dec (deg), extras; or only those of `columns`, of
         which _healpix_29 must be the first.
+
+    Raises
+    ------
+    OutsideFault
+        The catalogue is read where it lies, and it is away, or another than at planning.
+    UnreadableFile
+        A file of it can't be read.
     """
     schema = sorted_schema(catalog_dir)
     if columns is not None:
@@ -99,6 +114,9 @@ def iter_rows(
     """The rows of :func:`read_rows` in batches of at most `rows`, never all of them at once."""
     low = int(healpix_to_spatial_index(norder, npix))
     high = low + 4 ** (29 - norder)
+    if (record := hats_in.read_record(catalog_dir)) is not None:
+        yield from hats_in.iter_rows(catalog_dir, record, low, high, rows, columns)
+        return
     for path in _files_of(catalog_dir, low, high):
         with parquet.open_file(path) as file:
             for batch in file.iter_batches(rows, _groups_of(file, low, high), columns):
@@ -136,8 +154,27 @@ class Cursor:
         return taken
 
 
-def iter_index(catalog_dir: Path, rows: int = 1 << 20) -> Iterator[np.ndarray]:
-    """The _healpix_29 column of the whole catalogue, in order, a bounded piece at a time."""
+def iter_index(
+    catalog_dir: Path, rows: int = 1 << 20, partition_rows: int = 0
+) -> Iterator[np.ndarray]:
+    """The _healpix_29 column of the whole catalogue, in order, a bounded piece at a time.
+
+    Parameters
+    ----------
+    catalog_dir : Path
+    rows : int
+        About so many at a time.
+    partition_rows : int
+        What they are for: pixels of at most so many rows. Where no pixel of the order at which
+        planning has counted holds more, each row may be given the first index of its own one.
+    """
+    if (record := hats_in.read_record(catalog_dir)) is not None:
+        if record.fullest <= partition_rows:
+            yield from hats_in.iter_cells(catalog_dir, rows)
+        else:
+            for batch in hats_in.iter_rows(catalog_dir, record, 0, _END, rows, _INDEX):
+                yield batch[SPATIAL_INDEX_COLUMN].to_numpy()
+        return
     for path in _files(catalog_dir):
         with parquet.open_file(path) as file:
             for batch in file.iter_batches(rows, columns=[SPATIAL_INDEX_COLUMN]):

@@ -14,12 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from survey_gampen.catalog import tables
 from survey_gampen.catalog.columns import KEY_COLUMNS, batch_schema, check_columns
+from survey_gampen.catalog.content import Content, Leaves, parquet_content
 from survey_gampen.catalog.files import (
     File,
     LocalFolder,
@@ -28,14 +30,35 @@ from survey_gampen.catalog.files import (
     open_place,
     sources,
 )
-from survey_gampen.catalog.footers import Agreement, one_line, read_footer, read_footers
-from survey_gampen.catalog.listing import parquet_files
+from survey_gampen.catalog.footers import one_line, read_footer
+from survey_gampen.catalog.listing import Listing, parquet_files
 from survey_gampen.catalog.select import parse_select
-from survey_gampen.catalog.selection import Selection, Tally
+from survey_gampen.catalog.selection import Tally
+from survey_gampen.catalog.shape import Shape
 from survey_gampen.errors import InputError
 
 #: A catalogue up to this size is known by its content, a larger one by its footers.
 _HASHED_WHOLE = 32 << 20
+
+
+class Piece(NamedTuple):
+    """Some rows that follow each other in a row group of a file.
+
+    Attributes
+    ----------
+    file, group : int
+        Which file, and which row group of it.
+    start, rows : int
+        The first row in the group, and how many were looked at.
+    batch : pyarrow.RecordBatch
+        Those that are kept.
+    """
+
+    file: int
+    group: int
+    start: int
+    rows: int
+    batch: pa.RecordBatch
 
 
 @dataclass(frozen=True)
@@ -46,23 +69,30 @@ class Catalog:
     ----------
     path : str
         What the user named, path or address; nothing secret.
-    schema : pyarrow.Schema
-        Of the batches: object_id (integer or text), ra, dec (float64, deg), then the extras.
     num_rows : int
         Rows of the input, at most `limit`; with a selection it is an upper bound.
     notes : tuple of str
         What was done to the rows that the user should know of.
+    request : mapping
+        What is asked of the rows: ``columns``, ``extra``, ``select``, ``limit``.
     """
 
     path: str
-    schema: pa.Schema
     num_rows: int
     notes: tuple[str, ...]
-    _sources: tuple[str, ...] = field(repr=False)
-    _selection: Selection | None = field(repr=False)
-    _limit: int | None
-    _content: _Content = field(repr=False)
-    _request: Mapping[str, object] = field(repr=False)
+    request: Mapping[str, Any] = field(repr=False)
+    _shape: Shape = field(repr=False)
+    _content: Content = field(repr=False)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the batches: object_id (integer or text), ra, dec (float64, deg), then the extras."""
+        return self._shape.schema
+
+    @property
+    def leaves(self) -> Leaves | None:
+        """The files of a HATS catalogue, None for any other."""
+        return self._content.leaves
 
     def identity(self) -> str:
         """SHA-256 of what the rows depend on: the files' content and what is asked of them.
@@ -75,7 +105,7 @@ class Catalog:
 
     @cached_property
     def _identity(self) -> str:
-        digest = hashlib.sha256(json.dumps(self._request, sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps(self.request, sort_keys=True).encode())
         content = self._content
         if content.size > _HASHED_WHOLE and content.footers:
             digest.update(content.footers)
@@ -100,75 +130,49 @@ class Catalog:
         OutsideFault
             When the files lie elsewhere and can't be had now.
         """
-        left = self._limit
+        for piece in self.pieces(rows, tally):
+            if piece.batch.num_rows:
+                yield piece.batch
+
+    def pieces(self, rows: int = 32_768, tally: Tally | None = None) -> Iterator[Piece]:
+        """As :meth:`batches`, with the place of each; those that keep no row too."""
+        left: int | None = self.request["limit"]
         tally = tally or Tally()
-        for source in self._scan(rows):
-            batch = self._shape(source, tally, left)
+        for file, group, start, source in self._scan(rows):
+            before = tally.read
+            try:
+                batch = self._shape.of(source, tally, left)
+            except pa.ArrowException as error:
+                raise InputError(f"{self.path}: {one_line(error)}") from error
+            yield Piece(file, group, start, tally.read - before, batch)
             if left is not None:
                 left -= batch.num_rows
-            if batch.num_rows:
-                yield batch
-            if left == 0:
-                return
+                if left == 0:
+                    return
 
-    def _scan(self, rows: int) -> Iterator[pa.RecordBatch]:
-        """The columns that are needed, as they are.
+    def _scan(self, rows: int) -> Iterator[tuple[int, int, int, pa.RecordBatch]]:
+        """File, row group, first row in it, and the columns that are needed, as they are.
 
         File by file and without pre-buffering: Arrow's own scanner, and its pre-buffer, keep the
         columns of a whole file in memory until its end.
         """
-        chosen = self._selection.columns if self._selection else ()
-        names = list(dict.fromkeys([*self._sources, *chosen]))
+        names = self._shape.columns
         if self._content.table is not None:
-            yield from self._content.table.select(names).to_batches(rows)
+            start = 0
+            for batch in self._content.table.select(names).to_batches(rows):
+                yield 0, 0, start, batch
+                start += batch.num_rows
             return
-        for file, opened in sources(self._content.files):
+        for number, (file, opened) in enumerate(sources(self._content.files)):
             try:
                 with pq.ParquetFile(opened, pre_buffer=False) as parquet:
-                    yield from parquet.iter_batches(rows, columns=names)
+                    for group in range(parquet.num_row_groups):
+                        start = 0
+                        for batch in parquet.iter_batches(rows, [group], names):
+                            yield number, group, start, batch
+                            start += batch.num_rows
             except (pa.ArrowException, OSError) as error:
                 raise InputError(f"{file.name} cannot be read: {one_line(error)}") from error
-
-    def _shape(self, batch: pa.RecordBatch, tally: Tally, left: int | None) -> pa.RecordBatch:
-        """The selected rows of a batch, the first `left` of them, under our names and types."""
-        try:
-            if self._selection is not None:
-                batch = self._selection.keep(batch, tally, left)
-            else:
-                batch = batch if left is None else batch.slice(0, left)
-                tally.read += batch.num_rows
-            columns = [
-                batch[source].cast(target.type)
-                for source, target in zip(self._sources, self.schema, strict=True)
-            ]
-        except pa.ArrowException as error:
-            raise InputError(f"{self.path}: {one_line(error)}") from error
-        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
-
-
-@dataclass(frozen=True)
-class _Content:
-    """What holds the rows, and what tells whether it is still the same.
-
-    Attributes
-    ----------
-    files : tuple of File
-    rows, size : int
-        Rows and bytes of all files.
-    table : pyarrow.Table or None
-        The rows themselves where they are in memory.
-    footers : bytes
-        SHA-256 of each Parquet file's size and footer.
-    digests : tuple of bytes
-        SHA-256 of each file's content where it is known already.
-    """
-
-    files: tuple[File, ...]
-    rows: int
-    size: int
-    table: pa.Table | None = None
-    footers: bytes = b""
-    digests: tuple[bytes, ...] = ()
 
 
 def open_catalog(
@@ -210,8 +214,10 @@ def open_catalog(
     extra = tuple(dict.fromkeys(extra))
     place = open_place(path)
     files: tuple[File, ...]
+    listing: Listing | None = None
     if isinstance(place, LocalFolder | RemoteFolder):
-        files, kind = tuple(parquet_files(place)), None
+        listing, kind = parquet_files(place), None
+        files = listing.files
     else:
         files, kind = (place,), place.table_format
     loaded = None
@@ -225,40 +231,18 @@ def open_catalog(
     chosen = selection.text if selection else None
     wanted = (*names.values(), *extra)
     if loaded is None:
-        content, types = _parquet(files, schema, names, wanted, selection)
+        content, types = parquet_content(files, listing, schema, names, wanted, selection)
     else:
         types = {name: schema.field(name).type for name in wanted}
         table = loaded.table
-        content = _Content(files, table.num_rows, 0, table, digests=(loaded.digest,))
+        content = Content(files, table.num_rows, 0, table, digests=(loaded.digest,))
     if content.rows == 0:
         raise InputError(f"{place.name} is empty: it has the columns but no rows")
     return Catalog(
         path=place.name,
-        schema=batch_schema(schema, types, names["object_id"], extra),
         num_rows=content.rows if limit is None else min(content.rows, limit),
         notes=loaded.notes if loaded else (),
-        _sources=wanted,
-        _selection=selection,
-        _limit=limit,
+        request={"columns": names, "extra": extra, "select": chosen, "limit": limit},
+        _shape=Shape(batch_schema(schema, types, names["object_id"], extra), wanted, selection),
         _content=content,
-        _request={"columns": names, "extra": extra, "select": chosen, "limit": limit},
     )
-
-
-def _parquet(
-    files: tuple[File, ...],
-    schema: pa.Schema,
-    names: Mapping[str, str],
-    wanted: Sequence[str],
-    selection: Selection | None,
-) -> tuple[_Content, dict[str, pa.DataType]]:
-    """What all footers say together: rows, sizes, and a type for each column."""
-    needed = dict.fromkeys([*wanted, *(selection.columns if selection else ())])
-    agreement = Agreement(files[0], schema, tuple(needed), names["object_id"])
-    rows = size = 0
-    digest = hashlib.sha256()
-    for file, footer in read_footers(files):
-        agreement.look(file, footer.schema)
-        rows, size = rows + footer.rows, size + footer.size
-        digest.update(footer.digest)
-    return _Content(files, rows, size, footers=digest.digest()), agreement.types

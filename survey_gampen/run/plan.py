@@ -76,7 +76,9 @@ def make_plan(catalog_dir: Path, partition_rows: int) -> Iterator[Partition]:
     """Cut a sorted catalogue into the largest HEALPix pixels of at most `partition_rows` rows.
 
     A pixel of order 29 (0.4 milliarcseconds) cannot be split: one that holds more is a partition
-    all the same. Needs one pass and memory for `partition_rows` indices.
+    all the same. Needs one pass and memory for `partition_rows` indices. Where the rows were
+    counted in small pixels at planning, none of which would have to be split, the counts will do:
+    whether a pixel is split depends on its number of rows alone.
 
     Raises
     ------
@@ -85,7 +87,7 @@ def make_plan(catalog_dir: Path, partition_rows: int) -> Iterator[Partition]:
     """
     if partition_rows < 1:
         raise InputError(f"--partition-rows {partition_rows}: give 1 or more")
-    return cut(iter_index(catalog_dir), partition_rows)
+    return cut(iter_index(catalog_dir, partition_rows=partition_rows), partition_rows)
 
 
 def cut(pieces: Iterable[np.ndarray], partition_rows: int) -> Iterator[Partition]:

@@ -35,6 +35,7 @@ from survey_gampen.run.layout import RunDir
 from survey_gampen.run.leaf import leaf_schema
 from survey_gampen.run.measure import Measured, measure
 from survey_gampen.run.progress import Meter
+from survey_gampen.run.rows import check_leaves
 from survey_gampen.run.spec import RunSpec, read_spec, write_spec
 from survey_gampen.run.words import say, tell_end, tell_plan, warn
 from survey_gampen.signals import stop_run_in_order
@@ -80,6 +81,8 @@ def run(settings: Settings) -> int:
         if spec is None:
             claim.check()
             rows = setup.sort_rows(run_dir, inputs, staging)
+            if inputs.reading:
+                say(inputs.reading)
             cluster = workers.enter_context(start(profile, run_dir.root, say))
             measured = _measure(cluster, inputs, rows)
             claim.check()
@@ -218,6 +221,7 @@ def _finish(
             at_once = window * spec.plan.partition_rows
             space.check_run(run_dir, spec, left, left - work.cut_rows, at_once)
             if retry:
+                check_leaves(run_dir, spec)
                 _drop_suspicious_cutouts(run_dir, claim)
             with workers:
                 if cluster is None:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from survey_gampen import __version__
+from survey_gampen.catalog.hats_in import follow
+from survey_gampen.catalog.hats_scan import NotInPlace, use_in_place
 from survey_gampen.catalog.selection import Tally
 from survey_gampen.catalog.sort import sort_catalog
-from survey_gampen.catalog.source import Catalog, open_catalog
+from survey_gampen.catalog.source import Catalog
 from survey_gampen.config import Settings
 from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.images.base import ImageSource
@@ -23,6 +25,7 @@ from survey_gampen.run.folder import clear_plan
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.measure import Measured
 from survey_gampen.run.plan import differences, fingerprint, make_plan, write_plan
+from survey_gampen.run.rows import open_rows
 from survey_gampen.run.space import DROP_ABOVE, cutout_bytes
 from survey_gampen.run.spec import PlanFacts, RunSpec, read_spec, write_spec
 from survey_gampen.survey import Survey, load_survey
@@ -52,6 +55,8 @@ class Inputs:
     source: ImageSource
     #: How many rows there were, and what each cut lost of them: known once they are sorted.
     tally: Tally = field(default_factory=Tally)
+    #: Whether a HATS catalogue is read where it lies, and if not why: known then as well.
+    reading: str = ""
 
     def warnings(self) -> list[str]:
         """Return what the user should know before it is too late."""
@@ -91,14 +96,7 @@ def open_inputs(settings: Settings, run: RunDir) -> Inputs:
         Where something can't be used.
     """
     survey = load_survey(settings.survey)
-    catalog = open_catalog(
-        settings.catalog,
-        columns=survey.columns,
-        extra=settings.columns,
-        select=settings.select,
-        limit=settings.limit,
-        cuts=survey.cuts_in(settings.band),
-    )
+    catalog = open_rows(settings.catalog, settings, survey)
     checkpoint = load_checkpoint(settings.model)
     scale = checkpoint.config.pixel_scale
     source = open_images(settings.images, survey, settings.band, scale, run.cache)
@@ -109,7 +107,7 @@ def existing(run: RunDir, inputs: Inputs, staging: Path) -> RunSpec | None:
     """Return the run that is planned here, None where there is none.
 
     What is no matter of results is taken from the new settings: cluster, whether cutouts stay, and
-    where the same images and weights are now.
+    where the same images, weights and leaves of a HATS catalogue are now.
 
     Raises
     ------
@@ -151,6 +149,8 @@ def existing(run: RunDir, inputs: Inputs, staging: Path) -> RunSpec | None:
         settings=replace(spec.settings, **{name: getattr(new, name) for name in _FREE}),
         model={**spec.model, "path": str(inputs.checkpoint.path)},
     )
+    if inputs.catalog.leaves is not None:
+        follow(run.catalog, inputs.catalog.leaves.folder, staging)
     if now != spec:
         write_spec(run, now, staging)
     return now
@@ -162,7 +162,22 @@ def _choices(settings: Settings) -> dict[str, Any]:
 
 
 def sort_rows(run: RunDir, inputs: Inputs, staging: Path) -> int:
-    """Check all rows and write them sorted into the run's folder; return their number."""
+    """Check all rows and write them sorted into the run's folder; return their number.
+
+    Of a HATS catalogue whose rows stand in order only a record is written.
+    """
+    if inputs.catalog.leaves is not None:
+        try:
+            inputs.tally = Tally()
+            rows = use_in_place(inputs.catalog, run.catalog, staging, tally=inputs.tally)
+        except NotInPlace as reason:
+            inputs.reading = f"catalogue: copied in order of position, for {reason}"
+        else:
+            inputs.reading = (
+                f"catalogue: {inputs.catalog.path} is read where it lies, so leave it there as it"
+                " is until the run has finished"
+            )
+            return rows
     inputs.tally = Tally()
     return sort_catalog(inputs.catalog, run.catalog, staging, tally=inputs.tally)
 
