@@ -10,7 +10,8 @@ in one step that the file system makes atomic:
 
 Where the output is an object store (:mod:`survey_gampen.storage`), a file is staged and read back
 on this machine, and the step is a PUT, conditional on a free name for :func:`publish`. A folder is
-put file by file, its own files last, so it must be one that says itself whether it is whole.
+put file by file, its own files last: for one that may have two writers at once there is
+:mod:`survey_gampen.generations`.
 
 A process killed at any moment leaves at worst a staged file; who owns the folder removes that.
 """
@@ -160,7 +161,7 @@ def publish(final: Path, write: Writer, check: Checker, staging: Path) -> bool:
     with outside_faults(final):
         if final.exists():
             return False
-    with outside_faults(final), _staged(final, staging) as staged:
+    with outside_faults(final), in_staging(final, staging) as staged:
         write(staged)
         _sync(staged, drop_cache=True)
         _read_back(staged, check, final)
@@ -173,7 +174,7 @@ def publish(final: Path, write: Writer, check: Checker, staging: Path) -> bool:
 
 
 def publish_dir(final: Path, write: Writer, staging: Path) -> bool:
-    """Publish a folder exactly once, by one rename.
+    """Publish a folder exactly once, by one rename; in an object store it must have one writer.
 
     `write` makes the folder it is given and all that is in it.
 
@@ -190,7 +191,7 @@ def publish_dir(final: Path, write: Writer, staging: Path) -> bool:
     with outside_faults(final):
         if _holds_something(final):
             return False
-    with outside_faults(final), _staged(final, staging) as staged:
+    with outside_faults(final), in_staging(final, staging) as staged:
         write(staged)
         if storage.is_remote(final):
             storage.put_folder(staged, final)
@@ -220,7 +221,7 @@ def replace(final: Path, write: Writer, staging: Path, check: Checker | None = N
     OutsideFault
         When the disk is full, the mount is gone, or the file does not read back.
     """
-    with outside_faults(final), _staged(final, staging) as staged:
+    with outside_faults(final), in_staging(final, staging) as staged:
         write(staged)
         staged.chmod(_MODE)  # some libraries write files that their owner alone may read
         _sync(staged, drop_cache=check is not None)
@@ -250,8 +251,8 @@ def remove(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _staged(final: Path, staging: Path) -> Iterator[Path]:
-    """A unique name in `staging`, where nothing is left whatever happens in the block."""
+def in_staging(final: Path, staging: Path) -> Iterator[Path]:
+    """A unique name in `staging` for what becomes `final`; nothing is left there afterwards."""
     staging.mkdir(parents=True, exist_ok=True)
     unique = f"{final.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex}"
     staged = staging / unique

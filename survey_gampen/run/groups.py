@@ -1,4 +1,4 @@
-"""The folders beside the published files: whose they are, and how they go."""
+"""The Zarr groups beside the published files: whose they are, and how they go."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from survey_gampen import commit, storage
+from survey_gampen.generations import remove_group
 from survey_gampen.images.store import is_complete
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.plan import Partition
@@ -21,10 +22,10 @@ def is_cut(run: RunDir, spec: RunSpec, partition: Partition) -> bool:
 
 
 def discard(path: Path, staging: Path) -> None:
-    """Remove a folder in one step for all who look at it, then for good."""
+    """Remove a group in one step for all who look at it, then for good."""
     if storage.is_remote(path):
         with commit.outside_faults(path):
-            storage.remove_tree(path)
+            remove_group(path)
         return
     away = staging / f"away-{uuid.uuid4().hex}"
     with commit.outside_faults(path), suppress(FileNotFoundError):

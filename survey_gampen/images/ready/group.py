@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import zarr
 from astropy.io import fits
 from numpy.typing import ArrayLike, NDArray
 
 from survey_gampen import commit, storage
 from survey_gampen.catalog.ids import id_key
 from survey_gampen.errors import GampenError, InputError, UnreadableFile
+from survey_gampen.generations import open_group
 from survey_gampen.images.base import BATCH, Cutouts
 from survey_gampen.images.pixels.finish import finish_into, native_size
 from survey_gampen.images.pixels.planes import njy_per_unit, unit_of
@@ -78,7 +78,7 @@ class ReadySource:
     def _open(self, survey: Survey, pixel_scale: float | None) -> None:
         quiet_zarr()
         try:
-            group: Any = zarr.open_group(storage.zarr_store(self.path), mode="r")
+            group = open_group(self.path)
         except (FileNotFoundError, KeyError, ValueError) as error:
             raise InputError(f"{self.path}: no Zarr group there ({error})") from None
         for name in ("image", "object_id"):
