@@ -1,7 +1,7 @@
 """Cutouts that are ready: a Zarr group, as xarray writes it, with an image for each galaxy.
 
 What must be there: ``image(object, y, x)``, or ``image(object, band, y, x)`` with the names of the
-bands in ``band(band)``; ``object_id(object)``. What may be: ``mask``, of the same shape, not zero
+bands in ``band(band)``; ``object_id(object)``, numbers or text. What may be: ``mask``, of the same shape, not zero
 where a pixel has no usable value; ``variance``; and as attributes of the group ``pixel_scale``
 [arcsec] and ``zero_point`` (AB magnitude of one unit), or ``units`` of the image (nJy, nanomaggy,
 ...). A galaxy stands in the middle of its image, pixel ``n // 2`` of both axes. The
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,10 @@ class ReadySource:
         self._variance = group.get("variance") if self.variance else None
         self._place = self._band_place(group)
         # Keys of 64 bits in order, and whose they are: 16 bytes a galaxy.
-        keys = _keys(np.asarray(group["object_id"][:]).tolist(), self.path)
+        names = np.asarray(group["object_id"][:]).tolist()
+        keys = _keys(names, self.path)
+        #: Whether its object_ids are whole numbers, and no text.
+        self.numbers = all(isinstance(name, int) for name in names)
         self._order = np.argsort(keys, kind="stable")
         self._keys = keys[self._order]
         twice = np.flatnonzero(self._keys[1:] == self._keys[:-1])
@@ -160,11 +164,20 @@ class ReadySource:
         return self._find(object_id)[0]
 
     def _find(self, object_id: Sequence[Any]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Whether galaxies are there, and their places among the keys."""
-        wanted = _keys(list(object_id), self.path)
+        """Whether galaxies are there, and their places among the keys.
+
+        A number and its decimal digits as text are the same name.
+        """
+        names, named = list(object_id), np.ones(len(object_id), bool)
+        if self.numbers and names and isinstance(names[0], str):
+            named = np.array([_is_number(name) for name in names])
+            names = [int(name) if fits else 0 for name, fits in zip(names, named, strict=True)]
+        elif not self.numbers:
+            names = [str(name) for name in names]
+        wanted = _keys(names, self.path)
         place = np.minimum(np.searchsorted(self._keys, wanted), max(len(self._keys) - 1, 0))
         there = self._keys[place] == wanted if len(self._keys) else np.zeros(len(wanted), bool)
-        return there, place
+        return there & named, place
 
     def cutouts(
         self, ra: ArrayLike, dec: ArrayLike, size: int, object_id: Sequence[Any] | None = None
@@ -230,6 +243,12 @@ class ReadySource:
 
     def close(self) -> None:
         """Nothing stays open."""
+
+
+def _is_number(name: str) -> bool:
+    """Whether a text is a whole number of 64 bits, written as it is usual."""
+    usual = re.fullmatch(r"0|-?[1-9][0-9]{0,19}", name) is not None
+    return usual and -(2**63) <= int(name) < 2**64
 
 
 def _keys(names: Sequence[Any], path: Path) -> NDArray[np.uint64]:
