@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 import time
 import uuid
@@ -100,9 +101,44 @@ def zarr_store(path: Path) -> Any:
 
 
 def scratch(root: Path) -> Path:
-    """A folder on this machine's own disk for what is on its way to a place of an object store."""
+    """A folder on this machine's own disk for what is on its way to a place of an object store.
+
+    Raises
+    ------
+    InputError
+        The folder that it lies in is somebody else's.
+    """
+    return own_temporary("survey-gampen") / _short(root)
+
+
+def own_temporary(name: str, variable: str = "TMPDIR") -> Path:
+    """A folder among the temporary files that this user alone may enter; made where it is missing.
+
+    Parameters
+    ----------
+    name : str
+        Beginning of its name.
+    variable : str
+        What of the environment names another one, for the error.
+
+    Raises
+    ------
+    InputError
+        The name is taken by somebody else's folder, or by a link.
+    """
     # By number: in a container a user may have no name.
-    return Path(tempfile.gettempdir(), f"survey-gampen-{os.getuid()}", _short(root))
+    folder = Path(tempfile.gettempdir(), f"{name}-{os.getuid()}")
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    # In a folder for all somebody may have taken the name, to read what is written, or change it.
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise InputError(
+            f"{folder} is somebody else's, or a link: set {variable} to a folder of your own"
+        )
+    if found.st_mode & 0o077:
+        folder.chmod(0o700)
+    return folder
 
 
 def home(root: Path) -> Path:

@@ -276,6 +276,36 @@ def test_keys_that_are_missing_are_told_in_one_line(
     assert "no keys for the object store" in told[0]
 
 
+def test_what_is_on_its_way_is_for_its_owner_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    root = Path("anywhere")
+    before = os.umask(0)
+    try:
+        folder = storage.scratch(root).parent
+    finally:
+        os.umask(before)
+    assert folder == tmp_path / f"survey-gampen-{os.getuid()}"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o755)  # as an earlier version made it
+    storage.scratch(root)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getuid", lambda: os.geteuid() + 1)
+        (tmp_path / f"survey-gampen-{os.getuid()}").mkdir()
+        with pytest.raises(InputError, match="somebody else's, or a link: set TMPDIR"):
+            storage.scratch(root)
+    folder.rename(tmp_path / "mine")
+    folder.symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match="somebody else's, or a link: set TMPDIR"):
+        storage.scratch(root)
+    folder.unlink()
+    folder.write_text("")
+    with pytest.raises(InputError, match="somebody else's, or a link"):
+        storage.scratch(root)
+
+
 def test_keys_that_expire_are_nobodys_fault() -> None:
     error = PermissionError("The provided token has expired.")
     error.__cause__ = RuntimeError()
