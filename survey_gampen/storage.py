@@ -20,7 +20,7 @@ import stat
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,10 @@ from survey_gampen.errors import InputError
 SCHEMES = ("s3",)
 #: Errors of botocore, by name, that nothing but other settings will mend.
 _NO_KEYS = frozenset({"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"})
-_NO_NAME = frozenset({"ParamValidationError", "InvalidRegionError"})
+#: Beginnings of the names of more such errors: of a region, a mode, a file of settings ...
+_SETTINGS = ("Config", "InfiniteLoop", "Invalid", "NoRegion", "ParamValid", "Unknown", "Unsupp")
+#: Of aiohttp, where an address can't even be tried.
+_NO_ADDRESS = frozenset({"InvalidURL", "InvalidUrlClientError", "NonHttpUrlClientError"})
 _MARK = "survey-gampen-writer"
 #: Beginning of the names of objects that are made and removed to see whether a place can be used.
 PROBE = ".probe-"
@@ -232,20 +235,46 @@ def refusal(error: BaseException) -> InputError | None:
 
     Looks through the chain of causes.
     """
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        kind, words = type(link).__name__, " ".join(str(link).split())
-        if kind in _NO_KEYS:
+    for link in _chain(error):
+        if type(link).__name__ in _NO_KEYS:
+            words = " ".join(str(link).split())
             return InputError(
                 f"no keys for the object store ({words}): set AWS_PROFILE, or AWS_ACCESS_KEY_ID and"
                 " AWS_SECRET_ACCESS_KEY, or write them into ~/.aws/credentials"
             )
-        if kind in _NO_NAME:
-            return InputError(f"an object store can't be asked like that ({words[:200]})")
-        link = link.__cause__ or link.__context__
+    return misconfigured(error)
+
+
+def misconfigured(error: BaseException) -> InputError | None:
+    """What is wrong with the name of a bucket, or the settings of its store; None: nothing.
+
+    Looks through the chain of causes.
+    """
+    for link in _chain(error):
+        kind, words = type(link).__name__, " ".join(str(link).split())
+        library = type(link).__module__.partition(".")[0]
+        no_endpoint = isinstance(link, ValueError) and words.startswith("Invalid endpoint")
+        if no_endpoint or (library == "aiohttp" and kind in _NO_ADDRESS):  # may hold a password
+            return InputError(
+                "AWS_ENDPOINT_URL (or endpoint_url in ~/.aws/config) is no address of an object"
+                " store: write https://HOST, or leave it out for Amazon's"
+            )
+        if library in ("botocore", "aiobotocore") and kind.startswith(_SETTINGS):
+            return InputError(
+                f"an object store can't be asked like that ({words[:200]}): look at the name of the"
+                " bucket, at AWS_REGION and what else begins with AWS_, and at ~/.aws/config"
+            )
     return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and what led to it."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or link.__context__
 
 
 def put(source: Path, final: Path) -> None:

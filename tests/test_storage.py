@@ -276,6 +276,59 @@ def test_keys_that_are_missing_are_told_in_one_line(
     assert "no keys for the object store" in told[0]
 
 
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"AWS_ENDPOINT_URL": "garbage"}, "AWS_ENDPOINT_URL"),
+        ({"AWS_ENDPOINT_URL": "https://me:endpoint-secret@"}, "AWS_ENDPOINT_URL"),
+        ({"AWS_ENDPOINT_URL": "http://[::1"}, "AWS_ENDPOINT_URL"),
+        ({"AWS_ENDPOINT_URL": "ftp://example.org"}, "AWS_ENDPOINT_URL"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:987654"}, "AWS_ENDPOINT_URL"),
+        ({"AWS_ENDPOINT_URL": "", "AWS_DEFAULT_REGION": "no region!"}, "AWS_REGION"),
+        ({"AWS_RETRY_MODE": "sometimes"}, "AWS_"),
+        ({"AWS_MAX_ATTEMPTS": "many"}, "AWS_"),
+        ({"AWS_REQUEST_CHECKSUM_CALCULATION": "maybe"}, "AWS_"),
+        ({"AWS_CONFIG_FILE": "/proc/self/status"}, "AWS_"),
+        ({"AWS_PROFILE": "nobody"}, "AWS_PROFILE"),
+        ({"AWS_ACCESS_KEY_ID": "only-half", "AWS_SECRET_ACCESS_KEY": ""}, "no keys"),
+    ],
+)
+@pytest.mark.parametrize("what", ["output", "catalogue", "images"])
+def test_settings_of_stores_that_make_no_sense(
+    variables: dict[str, str],
+    said: str,
+    what: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    s3fs = pytest.importorskip("s3fs")
+    usual = {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing-secret",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    for name, value in {**usual, **variables}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.csv").write_text("object_id,ra,dec\n1,2,3\n")
+    words = {
+        "output": ["status", "s3://bucket/run"],
+        "catalogue": ["run", "s3://bucket/x.parquet", "--images", ".", "--out", "run"],
+        "images": ["run", "x.csv", "--images", "s3://bucket/tiles", "--out", "run"],
+    }
+    s3fs.S3FileSystem.clear_instance_cache()
+    try:
+        assert main(words[what]) == 2
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert said in told[0]
+    assert "secret" not in told[0]
+
+
 def test_what_is_on_its_way_is_for_its_owner_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from survey_gampen.images.places.listing import FileFacts, is_image_name
 from survey_gampen.images.places.remote import Ask, Stream
 from survey_gampen.net.faults import is_later
 from survey_gampen.net.waiting import Transient
+from survey_gampen.storage import misconfigured
 
 T = TypeVar("T")
 
@@ -171,6 +172,8 @@ def _failures(address: str) -> Iterator[None]:
         raise InputError(f"{address} may not be read ({_words(error)}): {_KEYS}") from None
     except network as error:  # no connection, no answer in time, a broken answer
         raise Transient(f"no answer ({_words(error)})") from None
+    except ValueError as error:  # an address of the store that is none
+        raise misconfigured(error) or error from None
     except boto.BotoCoreError as error:  # a broken configuration, among others
         raise InputError(f"{address}: {_words(error)}: {_KEYS}") from None
     except OSError as error:
