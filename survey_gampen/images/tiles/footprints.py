@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 from astropy.io import fits
 
 from survey_gampen import commit, parquet, storage
+from survey_gampen.ahead import ahead
 from survey_gampen.errors import GampenError, OutsideFault
 from survey_gampen.images.pixels.grid import Grid, celestial_text, quiet
 from survey_gampen.images.pixels.planes import find_groups, psf_fwhm, unit_of
@@ -136,8 +136,8 @@ def _scan_new(files: Files, found: Sequence[FileFacts], cached: pa.Table | None)
             known.setdefault(file, []).append(row)
     new = [file for file in found if file not in known]
     # Headers of files on a network disk: most of the time is waiting, so threads help.
-    with quiet(), ThreadPoolExecutor(max_workers=8) as pool:
-        scanned = dict(zip(new, pool.map(lambda file: scan(files, file), new), strict=True))
+    with quiet():
+        scanned = dict(zip(new, ahead(lambda file: scan(files, file), new, threads=8), strict=True))
     rows = [row for file in found for row in (scanned.get(file) or known[file])]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
