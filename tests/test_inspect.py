@@ -70,6 +70,7 @@ def test_all_is_told_and_no_run_is_made(
     for words in ("35 (97.22 %)", "1 of 1 hold", "deg²", "8 MB before compression", "not measured"):
         assert words in console
     assert str(out / "sky.png") in console
+    assert not any(line.endswith(" ") for line in console.splitlines())
     for name in ("sky.png", "cutouts.png"):
         picture = imread(out / name)
         assert min(picture.shape[:2]) > 400

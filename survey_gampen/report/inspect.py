@@ -141,13 +141,20 @@ def _numbers(inputs: Inputs, found: Scan, cost: Cost, shown: list[contact.Frame]
 
 
 def _tell(inputs: Inputs, found: Scan, cost: Cost, shown: list[contact.Frame]) -> None:
-    """Print the table."""
+    """Print the table; in a file or a pipe without blanks at the ends of lines."""
+    lines = list(_lines(inputs, found, cost, shown))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        width = max(len(what) for what, _ in lines)
+        for what, value in lines:
+            say(f"{what:<{width}}  {value}")
+        return
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for what, value in _lines(inputs, found, cost, shown):
+    for what, value in lines:
         table.add_row(what, value)
-    Console(width=None if Console().is_terminal else 130, highlight=False).print(table)
+    console.print(table)
 
 
 def _lines(

@@ -81,6 +81,7 @@ def run(settings: Settings) -> int:
             claim.check()
             rows = setup.sort_rows(run_dir, inputs, staging)
             cluster = workers.enter_context(start(profile, run_dir.root, say))
+            say("timing the model on one worker, once a run: that may take a minute")
             measured = _measure(cluster, inputs, rows)
             claim.check()
             spec = setup.plan(
