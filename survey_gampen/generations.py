@@ -1,17 +1,17 @@
 """Zarr groups that are published whole and once, also where two writers are late for each other.
 
 On a disk one rename gives a group its name. An object store has no rename, and a group is many
-objects: of two writers (one of them of a client that was followed by another) each would write into
-what the other has written. So there each writes a *generation* of its own, a whole group in a folder
-that nobody else knows, and then the root, one small object, by a PUT on condition that it is free.
-Whose root is first, is published; the root names the generation::
+objects: of two writers (one of them of a client that was followed by another) each would write
+into what the other has written. So there each writes a *generation* of its own, a whole group in a
+folder that nobody else knows, and then the root, one small object, by a PUT on condition that it is
+free. Whose root is first, is published; the root names the generation::
 
     NAME.zarr/zarr.json           attributes of the group, and `generation`
     NAME.zarr/GENERATION/...      the group
 
 A generation that no root names may still be in the making, so nobody else touches it. What is
-removed loses its root first: who reads finds afterwards, by :func:`check_generation`, whether what was
-read was whole (of a chunk that is missing, Zarr would make zeros).
+removed loses its root first: who reads finds afterwards, by :func:`check_generation`, whether what
+was read was whole (of a chunk that is missing, Zarr would make zeros).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 import zarr
 
 from survey_gampen import commit, storage
+from survey_gampen.outside import outside_faults
 
 _ROOT, _KEY = "zarr.json", "generation"
 
@@ -54,10 +55,10 @@ def publish_group(final: Path, write: commit.Writer, staging: Path) -> bool:
     if not storage.is_remote(final):
         return commit.publish_dir(final, write, staging)
     root = final / _ROOT
-    with commit.outside_faults(final):
+    with outside_faults(final):
         if root.exists():
             return False
-    with commit.outside_faults(final), commit.in_staging(final, staging) as folder:
+    with outside_faults(final), commit.in_staging(final, staging) as folder:
         write(folder)
         name = uuid.uuid4().hex
         about = json.loads((folder / _ROOT).read_text())

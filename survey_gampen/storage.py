@@ -20,20 +20,16 @@ import stat
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from survey_gampen.addresses import refuse_secrets
 from survey_gampen.errors import InputError
+from survey_gampen.opening import FRESH, open_filesystem
 
 #: Object stores that have a PUT on condition, and what has to be installed for them.
 SCHEMES = ("s3",)
-#: Errors of botocore, by name, that nothing but other settings will mend.
-_NO_KEYS = frozenset({"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"})
-#: Beginnings of the names of more such errors: of a region, a mode, a file of settings ...
-_SETTINGS = ("Config", "InfiniteLoop", "Invalid", "NoRegion", "ParamValid", "Unknown", "Unsupp")
-#: Of aiohttp, where an address can't even be tried.
-_NO_ADDRESS = frozenset({"InvalidURL", "InvalidUrlClientError", "NonHttpUrlClientError"})
 _MARK = "survey-gampen-writer"
 #: Beginning of the names of objects that are made and removed to see whether a place can be used.
 PROBE = ".probe-"
@@ -52,18 +48,17 @@ def at(text: str | os.PathLike[str]) -> Path:
     Raises
     ------
     InputError
-        For an address of another kind, one that names no bucket, or one that holds a password.
+        For an address of another kind, one that names no bucket, or one that holds a secret.
     """
     if is_remote(text):
         return text  # type: ignore[return-value]
     scheme, found, rest = os.fspath(text).partition("://")
     if not found:
         return Path(text).expanduser().absolute()
+    refuse_secrets(os.fspath(text), "address")
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
         raise InputError(f"{scheme}://...: a run's folder is a path or one of {known}")
-    if "@" in rest.partition("/")[0]:
-        raise InputError(f"{scheme}://: keys belong into the environment or ~/.aws, not here")
     if not rest.partition("/")[0]:
         raise InputError(f"{scheme}://{rest} names no bucket; give {scheme}://BUCKET/NAME")
     try:
@@ -73,8 +68,7 @@ def at(text: str | os.PathLike[str]) -> Path:
         raise InputError(
             f'{text}: install what object stores need: pip install "survey-gampen[remote]"'
         ) from None
-    # What other clients wrote must be seen at once, so nothing is remembered of what was there.
-    place: Path = UPath(f"{scheme}://{rest.rstrip('/')}", use_listings_cache=False)
+    place: Path = UPath(f"{scheme}://{rest.rstrip('/')}", **FRESH)
     return place
 
 
@@ -85,7 +79,7 @@ def is_remote(path: object) -> bool:
 
 def filesystem(path: Path) -> Any:
     """The fsspec file system of a place of an object store; None for a plain path."""
-    return path.fs if is_remote(path) else None  # type: ignore[attr-defined]
+    return open_filesystem(path.protocol) if is_remote(path) else None  # type: ignore[attr-defined]
 
 
 def name_there(path: Path) -> str:
@@ -228,53 +222,6 @@ def _writer_of(path: Path) -> str | None:
         return None
     # S3 gives names in small letters, and fsspec some with underscores.
     return next((v for k, v in found.items() if k.replace("_", "-").lower() == _MARK), None)
-
-
-def refusal(error: BaseException) -> InputError | None:
-    """What the user must put right for an object store to be asked at all; None: nothing.
-
-    Looks through the chain of causes.
-    """
-    for link in _chain(error):
-        if type(link).__name__ in _NO_KEYS:
-            words = " ".join(str(link).split())
-            return InputError(
-                f"no keys for the object store ({words}): set AWS_PROFILE, or AWS_ACCESS_KEY_ID and"
-                " AWS_SECRET_ACCESS_KEY, or write them into ~/.aws/credentials"
-            )
-    return misconfigured(error)
-
-
-def misconfigured(error: BaseException) -> InputError | None:
-    """What is wrong with the name of a bucket, or the settings of its store; None: nothing.
-
-    Looks through the chain of causes.
-    """
-    for link in _chain(error):
-        kind, words = type(link).__name__, " ".join(str(link).split())
-        library = type(link).__module__.partition(".")[0]
-        no_endpoint = isinstance(link, ValueError) and words.startswith("Invalid endpoint")
-        if no_endpoint or (library == "aiohttp" and kind in _NO_ADDRESS):  # may hold a password
-            return InputError(
-                "AWS_ENDPOINT_URL (or endpoint_url in ~/.aws/config) is no address of an object"
-                " store: write https://HOST, or leave it out for Amazon's"
-            )
-        if library in ("botocore", "aiobotocore") and kind.startswith(_SETTINGS):
-            return InputError(
-                f"an object store can't be asked like that ({words[:200]}): look at the name of the"
-                " bucket, at AWS_REGION and what else begins with AWS_, and at ~/.aws/config"
-            )
-    return None
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and what led to it."""
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        yield link
-        link = link.__cause__ or link.__context__
 
 
 def put(source: Path, final: Path) -> None:

@@ -154,8 +154,8 @@ def find(name_or_path: str | Path) -> Path:
         near = tomlfile.near(spec, named)
         hint = f"did you mean {near!r}? There are" if near else "there are"
         raise InputError(
-            f"no survey profile {spec!r}; {hint} {', '.join(named)}; or give the path of a TOML file"
-            " of your own"
+            f"no survey profile {spec!r}; {hint} {', '.join(named)}; or give the path of a TOML"
+            " file of your own"
         )
     return named[spec]
 

@@ -25,6 +25,7 @@ ROWS = [
         *("survey_gampen.addresses", "survey_gampen.stores", "survey_gampen.net"),
         "survey_gampen.catalogmetadata",
         *("survey_gampen.credentials", "survey_gampen.generations", "survey_gampen.ahead"),
+        *("survey_gampen.outside", "survey_gampen.opening"),
     },
     {"survey_gampen.cuts", "survey_gampen.survey", "survey_gampen.surveys"},
     {"survey_gampen.config"},

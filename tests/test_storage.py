@@ -21,6 +21,7 @@ from smallrun import Sky, call, command, environment, leaves, rows, verb, wait_f
 from survey_gampen import commit, storage
 from survey_gampen.cli import main
 from survey_gampen.errors import InputError, Interrupted, OutsideFault
+from survey_gampen.outside import outside_fault
 from survey_gampen.posterior.samples import read_samples
 from survey_gampen.run.claim import Claim, holder_of
 from survey_gampen.run.claimfile import myself
@@ -363,7 +364,7 @@ def test_keys_that_expire_are_nobodys_fault() -> None:
     error = PermissionError("The provided token has expired.")
     error.__cause__ = RuntimeError()
     error.__cause__.response = {"Error": {"Code": "ExpiredToken"}}  # type: ignore[attr-defined]
-    assert "get new keys" in str(commit.outside_fault(error))
+    assert "get new keys" in str(outside_fault(error))
 
 
 @pytest.mark.slow

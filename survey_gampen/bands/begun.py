@@ -15,6 +15,7 @@ from pathlib import Path
 from survey_gampen import commit, storage
 from survey_gampen.bands.source import Source, footer
 from survey_gampen.errors import InputError
+from survey_gampen.outside import outside_faults
 
 _MARK = "joining.json"
 
@@ -57,7 +58,7 @@ def put_joined(final: Path, mark: bytes, write: commit.Writer, staging: Path) ->
     OutsideFault
         The disk is full, or the store is gone.
     """
-    with commit.outside_faults(final), commit.in_staging(final, staging) as folder:
+    with outside_faults(final), commit.in_staging(final, staging) as folder:
         write(folder)
         if not storage.create(final / _MARK, mark):
             check_begun(final, mark)

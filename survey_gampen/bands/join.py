@@ -29,6 +29,7 @@ from survey_gampen.catalog.hats_out import leaf_path, span, write_index
 from survey_gampen.catalog.leaves import check_leaf
 from survey_gampen.catalog.sort import scratch_folder
 from survey_gampen.errors import InputError
+from survey_gampen.outside import outside_faults
 from survey_gampen.run.leaf import write_leaf
 from survey_gampen.run.plan import Partition, cut
 from survey_gampen.run.progress import counting
@@ -82,7 +83,7 @@ def main(words: Sequence[str], out: str | Path, leaf_rows: int = LARGEST) -> int
     columns = Columns([source.columns for source in sources], footer(sources))
     warn(list(unfinished(sources)))
     here = storage.scratch(final) if storage.is_remote(final) else final.parent
-    with commit.outside_faults(final), scratch_folder(here, f".{final.name}-") as scratch:
+    with outside_faults(final), scratch_folder(here, f".{final.name}-") as scratch:
         wanted = sum(file.stat().st_size for source in sources for file in source.files)
         check_space(scratch, wanted, can_drop=False)
         tally = Tally()

@@ -27,9 +27,9 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
-from survey_gampen import commit
 from survey_gampen.generations import check_generation, generation, open_group, publish_group
 from survey_gampen.images.base import Cutouts, ImageSource
+from survey_gampen.outside import outside_faults
 from survey_gampen.quiet import quiet_zarr
 from survey_gampen.stages import Stages
 from survey_gampen.storage import zarr_store
@@ -102,13 +102,13 @@ class CutoutStore:
         """Images in order, at most `chunk` at a time: (rows, nJy (k, size, size))."""
         for start in range(0, self.n, chunk):
             rows = slice(start, min(start + chunk, self.n))
-            with commit.outside_faults(self.path):
+            with outside_faults(self.path):
                 image = self._read(rows)
             yield rows, image
 
     def one(self, place: int) -> NDArray[np.float32]:
         """The image of one galaxy: nJy (size, size)."""
-        with commit.outside_faults(self.path):
+        with outside_faults(self.path):
             return self._read(place)
 
     def _read(self, rows: slice | int) -> NDArray[np.float32]:
@@ -120,7 +120,7 @@ class CutoutStore:
 def is_complete(path: Path, **attributes: Any) -> bool:
     """Whether the cutouts of a partition are there, whole, and have these attributes."""
     try:
-        with commit.outside_faults(path):
+        with outside_faults(path):
             found = zarr.open_group(zarr_store(path), mode="r").attrs
         return all(found.get(k) == v for k, v in {**attributes, "complete": True}.items())
     except (FileNotFoundError, KeyError, ValueError):
@@ -139,7 +139,7 @@ def open_cutouts(path: Path, **attributes: Any) -> CutoutStore:
     if not is_complete(path, **attributes):
         raise FileNotFoundError(f"{path}: no complete cutouts there")
     quiet_zarr()
-    with commit.outside_faults(path):
+    with outside_faults(path):
         counted = generation(path)
         group = open_group(path)
         columns = {name: np.asarray(group[name][:]) for name in _DESCRIPTIONS if name in group}

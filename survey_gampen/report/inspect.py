@@ -16,6 +16,7 @@ from survey_gampen import __version__, commit
 from survey_gampen.addresses import is_address, stem
 from survey_gampen.config import Settings
 from survey_gampen.errors import InputError
+from survey_gampen.outside import outside_faults
 from survey_gampen.report import contact
 from survey_gampen.report.cells import ROWS_A_CELL, cell_side
 from survey_gampen.report.cost import GPU_PEAK, GPU_SHARE, Cost, estimate
@@ -90,7 +91,7 @@ def _write(data: bytes, path: Path) -> None:
 def _make(folder: Path) -> None:
     """Make it where it is missing: only now, so that nothing is left of what was refused."""
     try:
-        with commit.outside_faults(folder):
+        with outside_faults(folder):
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder} can't be made ({error.strerror}): give another --out") from None

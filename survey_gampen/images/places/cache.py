@@ -18,9 +18,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from survey_gampen import commit, storage
+from survey_gampen import storage
 from survey_gampen.errors import OutsideFault
 from survey_gampen.net.slots import Slots
+from survey_gampen.outside import outside_faults
 
 #: Names the folder; default: ``survey-gampen-tiles-UID`` in the folder of temporary files.
 VARIABLE = "SURVEY_GAMPEN_CACHE"
@@ -77,7 +78,7 @@ class TileCache:
             The disk is full, or the folder cannot be written.
         """
         path = self._path(key)
-        with commit.outside_faults(self.folder):
+        with outside_faults(self.folder):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except PermissionError as error:

@@ -18,7 +18,7 @@ from survey_gampen.images.places.listing import FileFacts, is_image_name
 from survey_gampen.images.places.remote import Ask, Stream
 from survey_gampen.net.faults import is_later
 from survey_gampen.net.waiting import Transient
-from survey_gampen.storage import misconfigured
+from survey_gampen.opening import misconfigured, open_filesystem
 
 T = TypeVar("T")
 
@@ -140,12 +140,12 @@ class ObjectStore:
 
 def _open_fs(anonymous: bool) -> Any:
     try:
-        import s3fs
+        import s3fs  # noqa: F401
     except ImportError:
         raise InputError("s3:// addresses need more: pip install 'survey-gampen[remote]'") from None
-    fs = s3fs.S3FileSystem(
+    fs = open_filesystem(
+        "s3",
         anon=anonymous,
-        use_listings_cache=False,
         skip_instance_cache=True,
         config_kwargs={
             "connect_timeout": TIMEOUT,

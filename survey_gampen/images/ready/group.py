@@ -1,18 +1,17 @@
 """Cutouts that are ready: a Zarr group, as xarray writes it, with an image for each galaxy.
 
 What must be there: ``image(object, y, x)``, or ``image(object, band, y, x)`` with the names of the
-bands in ``band(band)``; ``object_id(object)``, numbers or text. What may be: ``mask``, of the same shape, not zero
-where a pixel has no usable value; ``variance``; and as attributes of the group ``pixel_scale``
-[arcsec] and ``zero_point`` (AB magnitude of one unit), or ``units`` of the image (nJy, nanomaggy,
-...). A galaxy stands in the middle of its image, pixel ``n // 2`` of both axes. The
-``cutouts/*.zarr`` of a run are such groups.
+bands in ``band(band)``; ``object_id(object)``, numbers or text. What may be: ``mask``, of the same
+shape, not zero where a pixel has no usable value; ``variance``; and as attributes of the group
+``pixel_scale`` [arcsec] and ``zero_point`` (AB magnitude of one unit), or ``units`` of the image
+(nJy, nanomaggy, ...). A galaxy stands in the middle of its image, pixel ``n // 2`` of both axes.
+The ``cutouts/*.zarr`` of a run are such groups.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ import pyarrow as pa
 from astropy.io import fits
 from numpy.typing import ArrayLike, NDArray
 
-from survey_gampen import commit, storage
-from survey_gampen.catalog.ids import id_key
+from survey_gampen import storage
+from survey_gampen.catalog.ids import id_key, is_number
 from survey_gampen.errors import GampenError, InputError, UnreadableFile
 from survey_gampen.generations import open_group
 from survey_gampen.images.base import BATCH, Cutouts
@@ -31,6 +30,7 @@ from survey_gampen.images.pixels.finish import finish_into, native_size
 from survey_gampen.images.pixels.planes import njy_per_unit, unit_of
 from survey_gampen.images.pixels.tile import BAD, NO_DATA, OUTSIDE, Box
 from survey_gampen.images.status import Status
+from survey_gampen.outside import outside_faults
 from survey_gampen.quiet import quiet_zarr
 from survey_gampen.survey import Survey
 
@@ -73,7 +73,7 @@ class ReadySource:
     ) -> None:
         self.path, self.band, self.variance = path, band, variance
         self.warnings: list[str] = []
-        with commit.outside_faults(path):
+        with outside_faults(path):
             self._open(survey, pixel_scale)
 
     def _open(self, survey: Survey, pixel_scale: float | None) -> None:
@@ -170,7 +170,7 @@ class ReadySource:
         """
         names, named = list(object_id), np.ones(len(object_id), bool)
         if self.numbers and names and isinstance(names[0], str):
-            named = np.array([_is_number(name) for name in names])
+            named = np.array([is_number(name) for name in names])
             names = [int(name) if fits else 0 for name, fits in zip(names, named, strict=True)]
         elif not self.numbers:
             names = [str(name) for name in names]
@@ -204,7 +204,7 @@ class ReadySource:
         scales = (self._own, self._own)
         n = native_size(size, scales, self.pixel_scale)
         try:
-            with commit.outside_faults(self.path):
+            with outside_faults(self.path):
                 image = self._read(self._image, rows)
                 mask = None if self._mask is None else self._read(self._mask, rows)
                 variance = None if self._variance is None else self._read(self._variance, rows)
@@ -243,12 +243,6 @@ class ReadySource:
 
     def close(self) -> None:
         """Nothing stays open."""
-
-
-def _is_number(name: str) -> bool:
-    """Whether a text is a whole number of 64 bits, written as it is usual."""
-    usual = re.fullmatch(r"0|-?[1-9][0-9]{0,19}", name) is not None
-    return usual and -(2**63) <= int(name) < 2**64
 
 
 def _keys(names: Sequence[Any], path: Path) -> NDArray[np.uint64]:

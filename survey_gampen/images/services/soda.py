@@ -256,4 +256,3 @@ def _text(value: Any) -> str:
     """A parameter as it goes into an address; pyvo has bytes, arrays or texts."""
     value = value[0] if isinstance(value, list | tuple | np.ndarray) and len(value) else value
     return value.decode() if isinstance(value, bytes) else "" if value is None else str(value)
-

@@ -28,6 +28,7 @@ from survey_gampen.images.pixels.grid import Grid, celestial_text, quiet
 from survey_gampen.images.pixels.planes import find_groups, psf_fwhm, unit_of
 from survey_gampen.images.places.files import Files, LocalFiles
 from survey_gampen.images.places.listing import FileFacts
+from survey_gampen.outside import outside_fault
 
 #: Raised when rows of the index change their meaning: older caches are read again.
 _INDEX_VERSION = "3"
@@ -172,7 +173,7 @@ def scan(files: Files, file: FileFacts) -> list[dict[str, Any]]:
     except (GampenError, MemoryError):
         raise
     except Exception as error:
-        fault = commit.outside_fault(error, where)
+        fault = outside_fault(error, where)
         if fault is not None:
             raise fault from error
         if isinstance(files, LocalFiles) and not files.root.exists():
@@ -240,7 +241,7 @@ def _damage(files: Files, name: str) -> str | None:
                 while stream.read(1 << 22):
                     pass
         except (EOFError, OSError, zlib.error) as error:
-            if commit.outside_fault(error, path) is not None:
+            if outside_fault(error, path) is not None:
                 raise
             return f"does not unpack: {error}"
         return None
