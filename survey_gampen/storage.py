@@ -26,7 +26,7 @@ from typing import Any
 
 from survey_gampen.addresses import refuse_secrets
 from survey_gampen.errors import InputError
-from survey_gampen.opening import FRESH, open_filesystem
+from survey_gampen.opening import FRESH
 
 #: Object stores that have a PUT on condition, and what has to be installed for them.
 SCHEMES = ("s3",)
@@ -79,7 +79,7 @@ def is_remote(path: object) -> bool:
 
 def filesystem(path: Path) -> Any:
     """The fsspec file system of a place of an object store; None for a plain path."""
-    return open_filesystem(path.protocol) if is_remote(path) else None  # type: ignore[attr-defined]
+    return path.fs if is_remote(path) else None  # type: ignore[attr-defined]
 
 
 def name_there(path: Path) -> str:

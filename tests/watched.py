@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 import subprocess
 import threading
 from pathlib import Path
@@ -24,9 +25,11 @@ def forms(secret: str, user: str = "") -> list[bytes]:
 def found_in(folder: Path, words: list[bytes]) -> list[Path]:
     """Files that hold one of some words, in their content or in their name."""
     found = []
-    for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # a run at work makes and removes them
-            content = path.read_bytes() if path.is_file() else b""
+    for root, folders, files in os.walk(folder):
+        for path in (Path(root, name) for name in (*folders, *files)):
+            content = b""
+            with contextlib.suppress(OSError):  # a run at work makes and removes them
+                content = path.read_bytes() if path.is_file() else b""
             if any(word in content or word in str(path).encode() for word in words):
                 found.append(path)
     return found
