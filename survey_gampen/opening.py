@@ -6,6 +6,7 @@ sense there is found out by botocore, in a dozen classes of errors and some plai
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ FRESH = {"use_listings_cache": False}
 _NO_KEYS = frozenset({"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"})
 #: Beginnings of the names of more such errors: of a region, a mode, a file of settings ...
 _SETTINGS = ("Config", "InfiniteLoop", "Invalid", "NoRegion", "ParamValid", "Unknown", "Unsupp")
+_LIBRARIES = ("botocore", "aiobotocore")
 #: Of aiohttp, where an address can't even be tried.
 _NO_ADDRESS = frozenset({"InvalidURL", "InvalidUrlClientError", "NonHttpUrlClientError"})
 
@@ -59,18 +61,30 @@ def misconfigured(error: BaseException) -> InputError | None:
     for link in _chain(error):
         kind, words = type(link).__name__, " ".join(str(link).split())
         library = type(link).__module__.partition(".")[0]
-        no_endpoint = isinstance(link, ValueError) and words.startswith("Invalid endpoint")
-        if no_endpoint or (library == "aiohttp" and kind in _NO_ADDRESS):  # may hold a password
+        plain = isinstance(link, ValueError) and _out_of_botocore(link)
+        unresolved = kind == "EndpointResolutionError" and words.startswith("Custom endpoint")
+        if (
+            unresolved
+            or (plain and ("endpoint" in words or "IPv6" in words))
+            or (library == "aiohttp" and kind in _NO_ADDRESS)
+        ):  # the words may hold a password
             return InputError(
                 "AWS_ENDPOINT_URL (or endpoint_url in ~/.aws/config) is no address of an object"
                 " store: write https://HOST, or leave it out for Amazon's"
             )
-        if library in ("botocore", "aiobotocore") and kind.startswith(_SETTINGS):
+        if plain or (library in _LIBRARIES and kind.startswith(_SETTINGS)):
             return InputError(
                 f"an object store can't be asked like that ({words[:200]}): look at the name of the"
                 " bucket, at AWS_REGION and what else begins with AWS_, and at ~/.aws/config"
             )
     return None
+
+
+def _out_of_botocore(error: BaseException) -> bool:
+    """Whether an error of no class of its own was raised where settings are read."""
+    frames = traceback.walk_tb(error.__traceback__)
+    modules = (str(frame.f_globals.get("__name__", "")) for frame, _ in frames)
+    return any(module.partition(".")[0] in _LIBRARIES for module in modules)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -171,11 +171,12 @@ def _failures(address: str) -> Iterator[None]:
     except PermissionError as error:
         raise InputError(f"{address} may not be read ({_words(error)}): {_KEYS}") from None
     except network as error:  # no connection, no answer in time, a broken answer
-        raise Transient(f"no answer ({_words(error)})") from None
-    except ValueError as error:  # an address of the store that is none
-        raise misconfigured(error) or error from None
+        raise misconfigured(error) or Transient(f"no answer ({_words(error)})") from None
     except boto.BotoCoreError as error:  # a broken configuration, among others
-        raise InputError(f"{address}: {_words(error)}: {_KEYS}") from None
+        wrong = misconfigured(error)
+        raise wrong or InputError(f"{address}: {_words(error)}: {_KEYS}") from None
+    except ValueError as error:
+        raise misconfigured(error) or error from None
     except OSError as error:
         response = getattr(error.__cause__, "response", None) or {}
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
