@@ -92,7 +92,7 @@ class ObjectStore:
     """``s3://`` and whatever else fsspec has a package for."""
 
     def __init__(self, scheme: str) -> None:
-        self.fs = open_filesystem(scheme)
+        self.fs = open_filesystem(scheme, skip_instance_cache=True)  # keys may be others now
 
     def read(self, url: str, start: int, length: int) -> bytes:
         with sorted_faults(url):
