@@ -19,6 +19,7 @@ from survey_gampen import __version__, cli_around, cli_catalogs, cli_cluster, cl
 from survey_gampen.cli_options import add_input_options
 from survey_gampen.cli_science import Verbs
 from survey_gampen.errors import GampenError, InputError, Interrupted
+from survey_gampen.outside import outside_fault
 from survey_gampen.signals import terminate_as_interrupt
 
 if TYPE_CHECKING:
@@ -63,13 +64,13 @@ class _Parser(argparse.ArgumentParser):
 
 def _fault(error: Exception) -> GampenError | None:
     """What to tell of an error; None where it is a slip of this program."""
-    from survey_gampen import commit, storage
+    from survey_gampen.opening import refusal
 
-    if refusal := storage.refusal(error):  # whatever it was taken for further down
-        return refusal
+    if refused := refusal(error):  # whatever it was taken for further down
+        return refused
     if isinstance(error, GampenError):
         return error
-    if fault := commit.outside_fault(error):
+    if fault := outside_fault(error):
         return fault
     if isinstance(error, OSError):  # a folder that may not be entered, a file instead of a folder
         reason = error.strerror or str(error)

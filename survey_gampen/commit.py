@@ -10,7 +10,8 @@ in one step that the file system makes atomic:
 
 Where the output is an object store (:mod:`survey_gampen.storage`), a file is staged and read back
 on this machine, and the step is a PUT, conditional on a free name for :func:`publish`. A folder is
-put file by file, its own files last, so it must be one that says itself whether it is whole.
+put file by file, its own files last: for one that may have two writers at once there is
+:mod:`survey_gampen.generations`.
 
 A process killed at any moment leaves at worst a staged file; who owns the folder removes that.
 """
@@ -29,6 +30,7 @@ from pathlib import Path
 
 from survey_gampen import storage
 from survey_gampen.errors import GampenError, OutsideFault
+from survey_gampen.outside import outside_faults
 
 Writer = Callable[[Path], None]
 Checker = Callable[[Path], None]
@@ -38,97 +40,10 @@ os.umask(_UMASK)
 #: What a new file may be used for: what this user allows.
 _MODE = 0o666 & ~_UMASK
 
-#: Errors of the machine and not of anybody's data: space, quota, a mount that is gone, a bad disk.
-OUTSIDE_ERRNOS = frozenset(
-    {
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EROFS,
-        errno.ESTALE,
-        errno.EIO,
-        errno.ENOTCONN,
-        errno.EREMOTEIO,
-        errno.ENODEV,
-        errno.ENXIO,
-        errno.ESHUTDOWN,
-        errno.ETIMEDOUT,
-        errno.EBUSY,
-    }
-)
 #: What a file system answers to link() when it has no hard links.
 _NO_HARD_LINKS = frozenset(
     {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EXDEV}
 )
-#: Some libraries turn an OSError into their own error and keep only its words.
-_OUTSIDE_WORDS = tuple(
-    os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE)
-)
-
-#: Whose errors are of the way to an object store. What the store itself says (not there, not
-#: allowed, too busy) comes as an OSError made of a ClientError.
-_NETWORK_LIBRARIES = frozenset({"aiobotocore", "aiohttp", "botocore"})
-#: What a store says of keys that were good when they were made ("Error responses" in Amazon's S3
-#: API Reference), and of a clock that is wrong.
-_KEYS_EXPIRED = frozenset({"ExpiredToken", "TokenRefreshRequired", "RequestTimeTooSkewed"})
-
-
-def outside_fault(error: BaseException, where: Path | str | None = None) -> OutsideFault | None:
-    """The :class:`OutsideFault` that stands behind an error, or None.
-
-    Looks through the chain of causes, because libraries wrap the operating system's errors.
-
-    Parameters
-    ----------
-    error : BaseException
-        What was caught.
-    where : Path or str, optional
-        The path to name when the error itself names none.
-    """
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        if isinstance(link, OutsideFault):
-            return link
-        words = str(link)
-        code = link.errno if isinstance(link, OSError) else None
-        kinds = {kind.__name__ for kind in type(link).__mro__}
-        library = type(link).__module__.partition(".")[0]
-        if _answer(link) in _KEYS_EXPIRED:
-            return OutsideFault(
-                f"{where or 'the output'}: {' '.join(words.split())[:200]}; get new keys, look at"
-                " the clock, and run the same command again"
-            )
-        if library in _NETWORK_LIBRARIES and "ClientError" not in kinds:
-            reason = " ".join(words.split())[:200] or type(link).__name__
-            return OutsideFault(f"{where or 'the output'}: {reason}; run the same command again")
-        if code in OUTSIDE_ERRNOS or any(phrase in words for phrase in _OUTSIDE_WORDS):
-            reason = os.strerror(code) if code is not None else " ".join(words.split())
-            path = getattr(link, "filename", None) or where or "the output"
-            return OutsideFault(f"{path}: {reason}; put that right and run the same command again")
-        link = link.__cause__ or link.__context__
-    return None
-
-
-def _answer(error: BaseException) -> str | None:
-    """The word for what is wrong, in an answer of an object store."""
-    answer = getattr(error, "response", None)
-    said = answer.get("Error") if isinstance(answer, dict) else None
-    return said.get("Code") if isinstance(said, dict) else None
-
-
-@contextlib.contextmanager
-def outside_faults(where: Path) -> Iterator[None]:
-    """Turn errors of the machine inside the block into :class:`OutsideFault`."""
-    try:
-        yield
-    except GampenError:
-        raise
-    except Exception as error:
-        fault = outside_fault(error, where)
-        if fault is None:
-            raise
-        raise fault from error
 
 
 def publish(final: Path, write: Writer, check: Checker, staging: Path) -> bool:
@@ -160,7 +75,7 @@ def publish(final: Path, write: Writer, check: Checker, staging: Path) -> bool:
     with outside_faults(final):
         if final.exists():
             return False
-    with outside_faults(final), _staged(final, staging) as staged:
+    with outside_faults(final), in_staging(final, staging) as staged:
         write(staged)
         _sync(staged, drop_cache=True)
         _read_back(staged, check, final)
@@ -173,7 +88,7 @@ def publish(final: Path, write: Writer, check: Checker, staging: Path) -> bool:
 
 
 def publish_dir(final: Path, write: Writer, staging: Path) -> bool:
-    """Publish a folder exactly once, by one rename.
+    """Publish a folder exactly once, by one rename; in an object store it must have one writer.
 
     `write` makes the folder it is given and all that is in it.
 
@@ -190,7 +105,7 @@ def publish_dir(final: Path, write: Writer, staging: Path) -> bool:
     with outside_faults(final):
         if _holds_something(final):
             return False
-    with outside_faults(final), _staged(final, staging) as staged:
+    with outside_faults(final), in_staging(final, staging) as staged:
         write(staged)
         if storage.is_remote(final):
             storage.put_folder(staged, final)
@@ -220,7 +135,7 @@ def replace(final: Path, write: Writer, staging: Path, check: Checker | None = N
     OutsideFault
         When the disk is full, the mount is gone, or the file does not read back.
     """
-    with outside_faults(final), _staged(final, staging) as staged:
+    with outside_faults(final), in_staging(final, staging) as staged:
         write(staged)
         staged.chmod(_MODE)  # some libraries write files that their owner alone may read
         _sync(staged, drop_cache=check is not None)
@@ -250,8 +165,8 @@ def remove(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _staged(final: Path, staging: Path) -> Iterator[Path]:
-    """A unique name in `staging`, where nothing is left whatever happens in the block."""
+def in_staging(final: Path, staging: Path) -> Iterator[Path]:
+    """A unique name in `staging` for what becomes `final`; nothing is left there afterwards."""
     staging.mkdir(parents=True, exist_ok=True)
     unique = f"{final.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex}"
     staged = staging / unique

@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 import time
 import uuid
@@ -23,13 +24,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from survey_gampen.addresses import refuse_secrets
 from survey_gampen.errors import InputError
+from survey_gampen.opening import FRESH
 
 #: Object stores that have a PUT on condition, and what has to be installed for them.
 SCHEMES = ("s3",)
-#: Errors of botocore, by name, that nothing but other settings will mend.
-_NO_KEYS = frozenset({"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"})
-_NO_NAME = frozenset({"ParamValidationError", "InvalidRegionError"})
 _MARK = "survey-gampen-writer"
 #: Beginning of the names of objects that are made and removed to see whether a place can be used.
 PROBE = ".probe-"
@@ -48,18 +48,17 @@ def at(text: str | os.PathLike[str]) -> Path:
     Raises
     ------
     InputError
-        For an address of another kind, one that names no bucket, or one that holds a password.
+        For an address of another kind, one that names no bucket, or one that holds a secret.
     """
     if is_remote(text):
         return text  # type: ignore[return-value]
     scheme, found, rest = os.fspath(text).partition("://")
     if not found:
         return Path(text).expanduser().absolute()
+    refuse_secrets(os.fspath(text), "address")
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
         raise InputError(f"{scheme}://...: a run's folder is a path or one of {known}")
-    if "@" in rest.partition("/")[0]:
-        raise InputError(f"{scheme}://: keys belong into the environment or ~/.aws, not here")
     if not rest.partition("/")[0]:
         raise InputError(f"{scheme}://{rest} names no bucket; give {scheme}://BUCKET/NAME")
     try:
@@ -69,8 +68,7 @@ def at(text: str | os.PathLike[str]) -> Path:
         raise InputError(
             f'{text}: install what object stores need: pip install "survey-gampen[remote]"'
         ) from None
-    # What other clients wrote must be seen at once, so nothing is remembered of what was there.
-    place: Path = UPath(f"{scheme}://{rest.rstrip('/')}", use_listings_cache=False)
+    place: Path = UPath(f"{scheme}://{rest.rstrip('/')}", **FRESH)
     return place
 
 
@@ -100,9 +98,44 @@ def zarr_store(path: Path) -> Any:
 
 
 def scratch(root: Path) -> Path:
-    """A folder on this machine's own disk for what is on its way to a place of an object store."""
+    """A folder on this machine's own disk for what is on its way to a place of an object store.
+
+    Raises
+    ------
+    InputError
+        The folder that it lies in is somebody else's.
+    """
+    return own_temporary("survey-gampen") / _short(root)
+
+
+def own_temporary(name: str, variable: str = "TMPDIR") -> Path:
+    """A folder among the temporary files that this user alone may enter; made where it is missing.
+
+    Parameters
+    ----------
+    name : str
+        Beginning of its name.
+    variable : str
+        What of the environment names another one, for the error.
+
+    Raises
+    ------
+    InputError
+        The name is taken by somebody else's folder, or by a link.
+    """
     # By number: in a container a user may have no name.
-    return Path(tempfile.gettempdir(), f"survey-gampen-{os.getuid()}", _short(root))
+    folder = Path(tempfile.gettempdir(), f"{name}-{os.getuid()}")
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    # In a folder for all somebody may have taken the name, to read what is written, or change it.
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise InputError(
+            f"{folder} is somebody else's, or a link: set {variable} to a folder of your own"
+        )
+    if found.st_mode & 0o077:
+        folder.chmod(0o700)
+    return folder
 
 
 def home(root: Path) -> Path:
@@ -189,27 +222,6 @@ def _writer_of(path: Path) -> str | None:
         return None
     # S3 gives names in small letters, and fsspec some with underscores.
     return next((v for k, v in found.items() if k.replace("_", "-").lower() == _MARK), None)
-
-
-def refusal(error: BaseException) -> InputError | None:
-    """What the user must put right for an object store to be asked at all; None: nothing.
-
-    Looks through the chain of causes.
-    """
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        kind, words = type(link).__name__, " ".join(str(link).split())
-        if kind in _NO_KEYS:
-            return InputError(
-                f"no keys for the object store ({words}): set AWS_PROFILE, or AWS_ACCESS_KEY_ID and"
-                " AWS_SECRET_ACCESS_KEY, or write them into ~/.aws/credentials"
-            )
-        if kind in _NO_NAME:
-            return InputError(f"an object store can't be asked like that ({words[:200]})")
-        link = link.__cause__ or link.__context__
-    return None
 
 
 def put(source: Path, final: Path) -> None:

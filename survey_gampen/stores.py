@@ -20,6 +20,7 @@ from survey_gampen.net.body import Body
 from survey_gampen.net.faults import SERVICE, Missing, Refused, sorted_faults
 from survey_gampen.net.server import PLAIN, Server
 from survey_gampen.net.waiting import CutOff, Patience
+from survey_gampen.opening import open_filesystem
 
 #: How a web server is waited for that did not answer well.
 PATIENCE = Patience(seconds=15.0, first=0.5, most=8.0)
@@ -91,10 +92,7 @@ class ObjectStore:
     """``s3://`` and whatever else fsspec has a package for."""
 
     def __init__(self, scheme: str) -> None:
-        import fsspec
-
-        # Nothing is remembered of what was there: others may write.
-        self.fs = fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
+        self.fs = open_filesystem(scheme, skip_instance_cache=True)  # keys may be others now
 
     def read(self, url: str, start: int, length: int) -> bytes:
         with sorted_faults(url):

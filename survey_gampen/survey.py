@@ -151,9 +151,11 @@ def find(name_or_path: str | Path) -> Path:
         return Path(spec).expanduser()
     named = known()
     if spec not in named:
+        near = tomlfile.near(spec, named)
+        hint = f"did you mean {near!r}? There are" if near else "there are"
         raise InputError(
-            f"no survey profile {spec!r}; did you mean {tomlfile.nearest(spec, named)!r}? There are"
-            f" {', '.join(named)}; or give the path of a TOML file of your own"
+            f"no survey profile {spec!r}; {hint} {', '.join(named)}; or give the path of a TOML"
+            " file of your own"
         )
     return named[spec]
 

@@ -90,6 +90,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.0)[0]
 
 
+def near(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that `word` is a slip of; None where it is like none of them."""
+    found = difflib.get_close_matches(word.lower(), sorted(known), n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
 def check_like(table: Mapping[str, Any], model: Mapping[str, Any], where: str) -> None:
     """Refuse a table whose keys or kinds of values are not those of a model table.
 

@@ -26,6 +26,10 @@ class WebServer:
         ``user:password`` that is asked for; empty: nobody is asked.
     moved : dict
         Addresses that paths are sent on to.
+    silent : str
+        What lies below this path is not answered, until the server ends; empty: all is.
+    asked : threading.Semaphore
+        Counts requests that are not answered.
     told : list of str
         Passwords that came.
     sent : int
@@ -41,6 +45,9 @@ class WebServer:
         self.ranges = True
         self.login = ""
         self.moved: dict[str, str] = {}
+        self.silent = ""
+        self.asked = threading.Semaphore(0)
+        self._over = threading.Event()
         self.told: list[str] = []
         self.sent = 0
         self.requests: list[tuple[str, str]] = []
@@ -71,6 +78,7 @@ class WebServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._over.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -83,6 +91,11 @@ class WebServer:
             status = waiting.pop(0) if waiting else 200
             cut = self.cut.get(path, 0) > 0
             self.cut[path] = self.cut.get(path, 0) - 1
+        if self.silent and path.startswith(self.silent):
+            self.asked.release()
+            self._over.wait(120)
+            request.close_connection = True
+            return
         right = "Basic " + base64.b64encode(self.login.encode()).decode()
         if self.login and request.headers.get("Authorization") != right:
             status = 401

@@ -104,13 +104,24 @@ class SodaServer:
     tract : Tract
     faults : list of str
         What happens to one cutout request after the other: "", ``503``, ``429``, ``short``
-        (fewer bytes than announced), ``junk``, ``401``.
+        (fewer bytes than announced), ``junk``, ``401``, ``400`` (its page repeats the token),
+        ``astray`` (the result is where nobody answers, and the token in its address),
+        ``nonsense`` (no HTTP).
+    tables : dict of str to str, optional
+        What is wrong with the answers of ``tap`` (when it is asked for images) and of ``datalink``:
+        ``error`` (one of their own, which repeats the token), ``page`` (no table, but the token),
+        ``bare`` (a table of nothing).
     """
 
     token = "gt-abcdefghijklmnopqrstuv.wxyz0123456789ABCDEF"
 
-    def __init__(self, tract: Tract, faults: list[str] | None = None) -> None:
-        self.tract, self.faults = tract, list(faults or [])
+    def __init__(
+        self,
+        tract: Tract,
+        faults: list[str] | None = None,
+        tables: dict[str, str] | None = None,
+    ) -> None:
+        self.tract, self.faults, self.tables = tract, list(faults or []), tables or {}
         self.paths: list[str] = []
         self.queries: list[str] = []
         self.foreign: list[dict[str, str]] = []
@@ -178,7 +189,14 @@ class SodaServer:
                     number = str(len(server.results))
                     server.results[number] = b""
                 if fault.isdigit():
-                    return self.reply(int(fault), b"UsageError: try later", Retry_After="0")
+                    page = f"UsageError: {self.headers.get('Authorization')}".encode()
+                    return self.reply(int(fault), page, Retry_After="0")
+                if fault == "nonsense":
+                    self.wfile.write(b"\0\1\2 no protocol\r\n\r\n")
+                    self.close_connection = True
+                    return None
+                if fault == "astray":
+                    return self.reply(303, Location=f"http://127.0.0.1:9/{number}?{server.token}")
                 assert words["CUTOUTDETAIL"] == "MaskedImage"
                 ra, dec, radius = (float(word) for word in words["CIRCLE"].split())
                 patch = int(words["ID"].rpartition("/")[2])
@@ -222,6 +240,8 @@ class SodaServer:
         self.queries.append(query)
         if "tap_schema" in query:
             rows = ""
+        elif "tap" in self.tables:
+            return self.spoilt(self.tables["tap"])
         else:
             assert "lsst_band = 'r'" in query
             assert "obs_collection = 'LSST.DP1'" in query
@@ -237,9 +257,21 @@ class SodaServer:
 
     def links(self, dataset: str) -> str:
         """The answer of DataLink."""
+        if "datalink" in self.tables:
+            return self.spoilt(self.tables["datalink"])
         details = {"cutout-sync": "Image", "cutout-sync-maskedimage": "MaskedImage"}
         services = "".join(
             _SERVICE.format(id=key, dataset=dataset, detail=detail, url=f"{self.url}/cutout/sync")
             for key, detail in details.items()
         )
         return f"{_HEAD}{_LINKS.format(dataset=dataset)}{services}</VOTABLE>"
+
+    def spoilt(self, kind: str) -> str:
+        """An answer that is none."""
+        if kind == "page":
+            return f"<html><{self.token}>Bearer {self.token}</html>"
+        if kind == "bare":
+            service = _SERVICE.partition("<GROUP")[0].format(id="cutout-sync-maskedimage")
+            return f'{_HEAD}<RESOURCE type="results"/>{service}</RESOURCE></VOTABLE>'
+        said = f'<INFO name="QUERY_STATUS" value="ERROR">no, Bearer {self.token}</INFO>'
+        return f'{_HEAD}<RESOURCE type="results">{said}</RESOURCE></VOTABLE>'

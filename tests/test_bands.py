@@ -386,6 +386,50 @@ def test_runs_and_catalogue_in_an_object_store(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("killed_at", ["dataset", "index"])
+def test_a_join_that_was_killed_in_an_object_store_goes_on(
+    killed_at: str,
+    outs: tuple[Path, Path],
+    tmp_path: Path,
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = storage.at(f"{bucket}/{tmp_path.name}/both")
+    words, whole = [str(out) for out in outs], storage.put_folder
+
+    def put_half(source: Path, final: Path) -> None:
+        files = sorted(path for path in source.rglob("*") if path.is_file())
+        leaves = [path for path in files if path.suffix == ".parquet"]
+        some = leaves[: len(leaves) // 2] if killed_at == "dataset" else [*leaves, files[-1]]
+        for path in some:
+            storage.put(path, final / path.relative_to(source).as_posix())
+        raise KeyError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "put_folder", put_half)
+        with pytest.raises(KeyError):
+            joining.main(words, place, 200)
+    assert place.exists()
+    with pytest.raises(InputError, match="part of another join"):
+        joining.main(words, place, 300)
+    with pytest.raises(InputError, match="part of another join"):
+        joining.main([words[0], f"z={words[1]}"], place, 200)
+    assert joining.main(words, place, 200) == 0
+    assert storage.put_folder is whole
+    local = joined(*outs, to=tmp_path / "both")
+    files = sorted(place.rglob("Npix=*.parquet"), key=str)
+    assert len(files) > 2
+    tables = pa.concat_tables([parquet.read_table(file) for file in files])
+    rows = tables.to_pandas().sort_values("object_id", ignore_index=True)
+    assert rows.equals(local)
+    assert {path.name for path in place.iterdir()} == {
+        path.name for path in (tmp_path / "both").iterdir()
+    }
+    with pytest.raises(InputError, match="is there already"):
+        joining.main(words, place, 200)
+
+
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_catalogue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

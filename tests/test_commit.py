@@ -16,6 +16,7 @@ import pytest
 
 from survey_gampen import commit
 from survey_gampen.errors import OutsideFault, UnreadableFile
+from survey_gampen.outside import outside_fault
 
 #: A publisher as a program: writes SIZE bytes of one letter in pieces, so that it can be killed.
 PUBLISHER = """
@@ -178,8 +179,8 @@ def test_faults_of_the_machine(tmp_path: Path, code: int) -> None:
 
 
 def test_other_errors_stay_themselves(tmp_path: Path) -> None:
-    assert commit.outside_fault(ValueError("no")) is None
-    assert commit.outside_fault(FileNotFoundError(errno.ENOENT, "gone")) is None
+    assert outside_fault(ValueError("no")) is None
+    assert outside_fault(FileNotFoundError(errno.ENOENT, "gone")) is None
 
     def write(path: Path) -> None:
         raise UnreadableFile("tile.fits")

@@ -322,8 +322,8 @@ from skytiles import SURVEY, gather
 from survey_gampen.images.services.das import Das
 from survey_gampen.images.services.open import open_service
 from survey_gampen.images.services.source import fetched
-Das.lines = 40
-spec, cache, table, to = sys.argv[1:]
+spec, cache, table, to, lines = sys.argv[1:]
+Das.lines = int(lines)
 ra, dec = np.load(table)
 source = open_service(spec, SURVEY, "g", None, Path(cache), frozen=True)
 with fetched(source, ra, dec, 21) as near:
@@ -334,28 +334,37 @@ assert not status.any(), note
 
 
 @pytest.mark.slow
-def test_a_kill_in_the_middle_costs_one_request(sky: Sky, tmp_path: Path) -> None:
-    x, y, ra, dec = galaxies(Sky(), 240)
+@pytest.mark.parametrize(
+    ("lines", "requests", "killed_in"), [(40, 6, 4), (LINES, 3, 2)], ids=["small", "real"]
+)
+def test_a_kill_in_the_middle_costs_one_request(
+    lines: int, requests: int, killed_in: int, sky: Sky, tmp_path: Path
+) -> None:
+    x, y, ra, dec = galaxies(sky, lines * requests)
     clean = Sky()
     clean.mask[:] = 0
     np.save(tmp_path / "where.npy", np.stack([ra, dec]))
-    with DasServer(clean, ["", "", "", "silent"]) as server:
+    with DasServer(clean, [""] * (killed_in - 1) + ["silent"]) as server:
         words = [server.spec, tmp_path / "cache", tmp_path / "where.npy", tmp_path / "image.npy"]
-        command = [sys.executable, "-c", SCRIPT, *map(str, words)]
+        command = [sys.executable, "-c", SCRIPT, *map(str, words), str(lines)]
         path = os.pathsep.join([environment()["PYTHONPATH"], str(Path(__file__).parent)])
         env = {**environment(), "PYTHONPATH": path}
         first = subprocess.Popen(command, env=env)
-        assert server.reached.wait(120)
+        assert server.reached.wait(240)
         first.send_signal(signal.SIGKILL)
         first.wait()
         server.released.set()
-        assert len(server.posts) == 4
-        assert len(list((tmp_path / "cache").rglob("*.tar"))) == 3
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+        assert len(server.posts) == killed_in
+        assert len(list((tmp_path / "cache").rglob("*.tar"))) == killed_in - 1
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
         assert done.returncode == 0, done.stderr
-        assert len(server.posts) == 7  # six requests, and the one that was lost
+        assert len(server.posts) == requests + 1  # those needed, and the one that was lost
+        assert [len(each) - 1 for each in server.lists] == [lines] * (requests + 1)
+        twice = sum(times > 1 for times in server.asked.values())
+        assert twice <= lines
     image = np.load(tmp_path / "image.npy")
-    for i in range(0, 240, 29):
+    assert len(image) == lines * requests
+    for i in range(0, len(image), 29):
         wanted = crop(clean.image, int(np.floor(x[i] + 0.5)), int(np.floor(y[i] + 0.5)), SIZE)
         assert np.allclose(image[i], wanted * NJY, rtol=1e-6)
     assert not list((tmp_path / "cache").rglob("*.tar*"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,13 @@ import pytest
 import xarray as xr
 
 from survey_gampen import storage
+from survey_gampen.config import Settings
 from survey_gampen.errors import InputError
 from survey_gampen.images.open import open_images
+from survey_gampen.images.ready.group import ReadySource
 from survey_gampen.images.status import Status
+from survey_gampen.run.layout import RunDir
+from survey_gampen.run.setup import open_inputs
 from survey_gampen.survey import load_survey
 
 SIZE = 31
@@ -54,6 +59,45 @@ def test_galaxies_are_found_by_name(tmp_path: Path, ids: np.ndarray) -> None:
         np.testing.assert_allclose(image, inner * 57.544, rtol=1e-4)
         assert status == 0
     assert found[3][1] == Status.NO_IMAGE
+
+
+def test_numbers_and_their_digits_are_the_same_name(tmp_path: Path) -> None:
+    stack(tmp_path / "texts.zarr", np.array(["12", "-7", "0", "007", "a"]), 31)
+    stack(tmp_path / "numbers.zarr", np.array([12, -7, 0, 3]), 31)
+    texts = open_images(tmp_path / "texts.zarr", HSC, "g", 0.168)
+    numbers = open_images(tmp_path / "numbers.zarr", HSC, "g", 0.168)
+    assert isinstance(texts, ReadySource)
+    assert isinstance(numbers, ReadySource)
+    assert texts.has([12, 7, -7, 0]).tolist() == [True, False, True, True]
+    asked = ["12", "-7", "0", "007", "3.0", "a", "", "18446744073709551628", "+3", " 3"]
+    assert numbers.has(asked).tolist() == [True] * 3 + [False] * 7
+    (batch,) = numbers.cutouts([0.0], [0.0], SIZE, ["-7"])
+    assert batch.image[0, SIZE // 2, SIZE // 2] == pytest.approx(101 * 57.544, rel=1e-4)
+
+
+def test_names_of_another_kind_are_refused_when_none_is_the_same(
+    tmp_path: Path, make_catalog: Callable[..., Path]
+) -> None:
+    stack(tmp_path / "named.zarr", np.array(["HSC-1", "HSC-2"]), 31)
+    stack(tmp_path / "padded.zarr", np.array(["003", "3"]), 31)
+    stack(tmp_path / "numbers.zarr", np.array([100, 101]), 31)
+    catalogs = {
+        "numbers": make_catalog("numbers.parquet", 5),
+        "text": make_catalog("text.parquet", 5, object_id=["x-1", "x-2", "x-3", "x-4", "x-5"]),
+    }
+
+    def open_both(ready: str, rows: str) -> None:
+        settings = Settings(
+            catalog=str(catalogs[rows]), images=str(tmp_path / ready), out=str(tmp_path / "run"),
+            band="g",
+        )  # fmt: skip
+        open_inputs(settings, RunDir(tmp_path / "run"))
+
+    for ready, rows in [("named.zarr", "numbers"), ("numbers.zarr", "text")]:
+        with pytest.raises(InputError, match="none is the same"):
+            open_both(ready, rows)
+    open_both("padded.zarr", "numbers")  # one is
+    open_both("numbers.zarr", "numbers")  # of one kind: galaxies without an image are no error
 
 
 def test_small_images_are_padded_and_bad_pixels_flagged(tmp_path: Path) -> None:

@@ -43,6 +43,19 @@ def look(sky: Sky, *more: str) -> list[str]:
 
 
 @pytest.mark.slow
+def test_the_grey_scale_is_in_units_of_the_skys_noise() -> None:
+    """Of a faint galaxy as of a bright one, whatever the unit of the pixels."""
+    rng = np.random.default_rng(1)
+    for sigma, peak in ((0.02, 8.0), (0.02, 4000.0), (3.0, 8.0)):
+        image = rng.normal(0.1, 1.0, (101, 101))
+        image[48:53, 48:53] += peak
+        found = contact.in_noise(np.arcsinh(image * sigma).astype(np.float32))
+        assert np.std(found[:40]) == pytest.approx(1.0, abs=0.05)
+        assert np.median(found) == pytest.approx(0.0, abs=1e-6)
+        assert found[48:53, 48:53].mean() == pytest.approx(peak, rel=0.05, abs=0.6)
+    assert not contact.in_noise(np.zeros((5, 5), np.float32)).any()
+
+
 def test_all_is_told_and_no_run_is_made(
     sky: Sky, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -70,6 +83,7 @@ def test_all_is_told_and_no_run_is_made(
     for words in ("35 (97.22 %)", "1 of 1 hold", "deg²", "8 MB before compression", "not measured"):
         assert words in console
     assert str(out / "sky.png") in console
+    assert not any(line.endswith(" ") for line in console.splitlines())
     for name in ("sky.png", "cutouts.png"):
         picture = imread(out / name)
         assert min(picture.shape[:2]) > 400

@@ -353,7 +353,7 @@ def test_where_the_folder_is(tmp_path, monkeypatch) -> None:
     assert folder.stat().st_mode & 0o077 == 0
     folder.rmdir()
     folder.symlink_to(tmp_path / "mine")
-    with pytest.raises(InputError, match="is not yours: set SURVEY_GAMPEN_CACHE"):
+    with pytest.raises(InputError, match="somebody else's, or a link: set SURVEY_GAMPEN_CACHE"):
         default_cache()
 
 

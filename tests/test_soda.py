@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,30 @@ def test_a_galaxy_whose_answer_is_junk_is_flagged(tract: Tract) -> None:
         _, status, note, _ = gather(source(server), ra, dec, SIZE)
     assert status[0] == int(Status.BAD_CUTOUT)
     assert "no image" in note[0]
+
+
+@pytest.mark.parametrize(
+    ("which", "how", "said"),
+    [
+        ("tap", "error", "the query for images failed: no, Bearer \\.\\.\\."),
+        ("tap", "page", "answers with no table"),
+        ("tap", "bare", "answers with no table"),
+        ("datalink", "error", "the request for links failed: no, Bearer \\.\\.\\."),
+        ("datalink", "page", "answers with no table"),
+        ("datalink", "bare", "answers with no table"),
+    ],
+)
+def test_tables_that_are_none_are_told_without_the_token(
+    tract: Tract, which: str, how: str, said: str
+) -> None:
+    ra, dec = tract.wcs.all_pix2world([200.0], [200.0], 0)
+    with (
+        SodaServer(tract, tables={which: how}) as server,
+        pytest.raises(InputError, match=said) as caught,
+    ):
+        gather(source(server), ra, dec, SIZE)
+    told = "".join(traceback.format_exception(caught.value))
+    assert server.token not in told
 
 
 def test_a_wrong_token(tract: Tract, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from smallrun import Sky, call, command, environment, leaves, rows, verb, wait_f
 from survey_gampen import commit, storage
 from survey_gampen.cli import main
 from survey_gampen.errors import InputError, Interrupted, OutsideFault
+from survey_gampen.outside import outside_fault
 from survey_gampen.posterior.samples import read_samples
 from survey_gampen.run.claim import Claim, holder_of
 from survey_gampen.run.claimfile import myself
@@ -276,11 +277,96 @@ def test_keys_that_are_missing_are_told_in_one_line(
     assert "no keys for the object store" in told[0]
 
 
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"AWS_ENDPOINT_URL": "garbage"}, "AWS_ENDPOINT_URL"),
+        ({"AWS_ENDPOINT_URL": "https://me:endpoint-secret@"}, "AWS_ENDPOINT_URL"),
+        ({"AWS_ENDPOINT_URL": "http://[::1"}, "AWS_ENDPOINT_URL"),
+        ({"AWS_ENDPOINT_URL": "ftp://example.org"}, "AWS_ENDPOINT_URL"),
+        ({"AWS_ENDPOINT_URL": "http://me:endpoint-secret@127.0.0.1:987654"}, "AWS_ENDPOINT_URL"),
+        ({"AWS_ENDPOINT_URL": "", "AWS_DEFAULT_REGION": "no region!"}, "AWS_REGION"),
+        ({"AWS_RETRY_MODE": "sometimes"}, "AWS_"),
+        ({"AWS_MAX_ATTEMPTS": "many"}, "AWS_"),
+        ({"AWS_REQUEST_CHECKSUM_CALCULATION": "maybe"}, "AWS_"),
+        ({"AWS_CONFIG_FILE": "/proc/self/status"}, "AWS_"),
+        ({"AWS_PROFILE": "nobody"}, "AWS_PROFILE"),
+        ({"AWS_ACCESS_KEY_ID": "only-half", "AWS_SECRET_ACCESS_KEY": ""}, "AWS_"),
+    ],
+)
+@pytest.mark.parametrize("what", ["output", "catalogue", "images"])
+def test_settings_of_stores_that_make_no_sense(
+    variables: dict[str, str],
+    said: str,
+    what: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    s3fs = pytest.importorskip("s3fs")
+    if what == "images" and "AWS_MAX_ATTEMPTS" in variables:
+        pytest.skip("images are asked for with a patience of their own")
+    usual = {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing-secret",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    for name, value in {**usual, **variables}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.csv").write_text("object_id,ra,dec\n1,2,3\n")
+    words = {
+        "output": ["status", "s3://bucket/run"],
+        "catalogue": ["run", "s3://bucket/x.parquet", "--images", ".", "--out", "run"],
+        "images": ["run", "x.csv", "--images", "s3://bucket/tiles", "--out", "run"],
+    }
+    s3fs.S3FileSystem.clear_instance_cache()
+    try:
+        assert main(words[what]) == 2
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert said in told[0]
+    assert "secret" not in told[0]
+
+
+def test_what_is_on_its_way_is_for_its_owner_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    root = Path("anywhere")
+    before = os.umask(0)
+    try:
+        folder = storage.scratch(root).parent
+    finally:
+        os.umask(before)
+    assert folder == tmp_path / f"survey-gampen-{os.getuid()}"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o755)  # as an earlier version made it
+    storage.scratch(root)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getuid", lambda: os.geteuid() + 1)
+        (tmp_path / f"survey-gampen-{os.getuid()}").mkdir()
+        with pytest.raises(InputError, match="somebody else's, or a link: set TMPDIR"):
+            storage.scratch(root)
+    folder.rename(tmp_path / "mine")
+    folder.symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match="somebody else's, or a link: set TMPDIR"):
+        storage.scratch(root)
+    folder.unlink()
+    folder.write_text("")
+    with pytest.raises(InputError, match="somebody else's, or a link"):
+        storage.scratch(root)
+
+
 def test_keys_that_expire_are_nobodys_fault() -> None:
     error = PermissionError("The provided token has expired.")
     error.__cause__ = RuntimeError()
     error.__cause__.response = {"Error": {"Code": "ExpiredToken"}}  # type: ignore[attr-defined]
-    assert "get new keys" in str(commit.outside_fault(error))
+    assert "get new keys" in str(outside_fault(error))
 
 
 @pytest.mark.slow

@@ -147,6 +147,8 @@ def test_a_slip_is_named(change: dict[str, object], says: str) -> None:
 
 
 def test_unknown_survey_names_the_known(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'nosuch'; there are generic, hsc-"):
+        load_survey("nosuch")
     with pytest.raises(InputError, match="did you mean 'hsc-wide'. There are generic, hsc-"):
         load_survey("hsc")
     with pytest.raises(InputError, match="cannot be read: No such file"):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -138,3 +141,32 @@ def test_before_anything_is_known() -> None:
     empty = SimpleNamespace(get_events=lambda topic: (), workers={})
     assert "has not told anything yet" in page.html(page.numbers(empty))
     assert page.prometheus(page.numbers(empty)) == "\n"
+
+
+LOCKS = """
+import multiprocessing, os, signal, sys
+import numcodecs, numpy
+from survey_gampen.cluster.worker import leave_no_names
+
+def work():
+    if sys.argv[1] == "worker":
+        leave_no_names()
+    numcodecs.Blosc().encode(numpy.zeros(100))  # makes a lock
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=work)
+    process.start()
+    process.join()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["worker", "other"])
+def test_a_worker_that_is_killed_leaves_no_lock(kind: str, tmp_path: Path) -> None:
+    script = tmp_path / "locks.py"
+    script.write_text(LOCKS)
+    words = [sys.executable, str(script), kind]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert ("leaked semaphore" in done.stderr) == (kind == "other")

@@ -1,7 +1,8 @@
 """`survey-gampen join`: runs of several bands as one HATS catalogue.
 
 Rows are matched by object_id, in one pass along the sky over all runs at once: memory holds some
-thousand rows of each. The new catalogue appears by one rename when all of it is there.
+thousand rows of each. The new catalogue appears by one rename when all of it is there (in an object
+store, see :mod:`survey_gampen.bands.begun`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from hats.pixel_math.spatial_index import SPATIAL_INDEX_COLUMN
 from numpy.typing import NDArray
 
 from survey_gampen import commit, storage
+from survey_gampen.bands.begun import check_begun, is_begun, mark_of, put_joined
 from survey_gampen.bands.columns import SHARED, Columns
 from survey_gampen.bands.moved import FARTHEST, Unmatched, sort_anew
 from survey_gampen.bands.rows import align, blocks, file_rows
@@ -27,6 +29,7 @@ from survey_gampen.catalog.hats_out import leaf_path, span, write_index
 from survey_gampen.catalog.leaves import check_leaf
 from survey_gampen.catalog.sort import scratch_folder
 from survey_gampen.errors import InputError
+from survey_gampen.outside import outside_faults
 from survey_gampen.run.leaf import write_leaf
 from survey_gampen.run.plan import Partition, cut
 from survey_gampen.run.progress import counting
@@ -71,19 +74,23 @@ def main(words: Sequence[str], out: str | Path, leaf_rows: int = LARGEST) -> int
         The disk is full.
     """
     final = at(out)
-    if final.exists():
+    if final.exists() and not is_begun(final):
         raise InputError(f"{final} is there already: give another --out")
     sources = [open_source(word) for word in words]
     check(sources)
+    mark = mark_of(sources, leaf_rows)
+    check_begun(final, mark)
     columns = Columns([source.columns for source in sources], footer(sources))
     warn(list(unfinished(sources)))
     here = storage.scratch(final) if storage.is_remote(final) else final.parent
-    with commit.outside_faults(final), scratch_folder(here, f".{final.name}-") as scratch:
+    with outside_faults(final), scratch_folder(here, f".{final.name}-") as scratch:
         wanted = sum(file.stat().st_size for source in sources for file in source.files)
         check_space(scratch, wanted, can_drop=False)
         tally = Tally()
         write = partial(_write, sources, columns, tally, leaf_rows, final.name, scratch)
-        if not commit.publish_dir(final, write, scratch):
+        if storage.is_remote(final):
+            put_joined(final, mark, write, scratch)
+        elif not commit.publish_dir(final, write, scratch):
             raise InputError(f"{final} was made by somebody else meanwhile: give another --out")
     for source in sources:
         say(f"{source.columns.name}: {source.rows} galaxies of {source.out}")

@@ -11,10 +11,11 @@ import pyarrow.compute as pc
 from hats.pixel_math.spatial_index import SPATIAL_INDEX_COLUMN
 from numpy.typing import NDArray
 
-from survey_gampen import commit, parquet
+from survey_gampen import parquet
 from survey_gampen.catalog.leaves import ROWS_AT_ONCE, fitted
 from survey_gampen.catalog.merge import SortedRows
 from survey_gampen.errors import UnreadableFile
+from survey_gampen.outside import outside_fault
 
 #: What rows are in order of.
 KEY = (SPATIAL_INDEX_COLUMN, "object_id")
@@ -45,7 +46,7 @@ def _scan(files: Sequence[Path], schema: pa.Schema) -> Iterator[pa.Table]:
                 for batch in source.iter_batches(ROWS_AT_ONCE, columns=there):
                     yield pa.Table.from_batches([fitted(batch, schema)])
         except (OSError, pa.ArrowException) as error:
-            fault = commit.outside_fault(error, file)
+            fault = outside_fault(error, file)
             if fault is not None:
                 raise fault from error
             reason = " ".join(str(error).split())[:200]

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from survey_gampen import __version__, commit, parquet
+from survey_gampen import __version__, parquet
 from survey_gampen.bands.columns import Measured
 from survey_gampen.catalog.hats_out import leaf_path, published
 from survey_gampen.errors import InputError
 from survey_gampen.images.status import Status
+from survey_gampen.outside import outside_fault
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.leaf import PREFIX
 from survey_gampen.run.spec import RunSpec, read_spec
@@ -71,7 +72,7 @@ def open_source(word: str) -> Source:
                 rows += leaf.metadata.num_rows
                 schema = leaf.schema_arrow
         except (OSError, pa.ArrowException) as error:
-            fault = commit.outside_fault(error, file)
+            fault = outside_fault(error, file)
             raise fault or InputError(
                 f"{file} cannot be read ({' '.join(str(error).split())}): remove it and resume its"
                 " run"

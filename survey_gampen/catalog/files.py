@@ -9,9 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -19,6 +17,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 
 from survey_gampen.addresses import is_address, is_web, join, shown
+from survey_gampen.ahead import ahead
 from survey_gampen.catalog.formats import table_format
 from survey_gampen.errors import InputError
 from survey_gampen.stores import Store, open_store, read_text
@@ -281,18 +280,7 @@ def sources(files: Sequence[File]) -> Iterator[tuple[File, Any]]:
         for file in files:
             yield file, file.source()
         return
-    pool = ThreadPoolExecutor(_AHEAD)
-    try:
-        waiting: deque[tuple[File, Future[Any]]] = deque()
-        for file in files:
-            waiting.append((file, pool.submit(file.source)))
-            if len(waiting) == _AHEAD:
-                first, coming = waiting.popleft()
-                yield first, coming.result()
-        for first, coming in waiting:
-            yield first, coming.result()
-    finally:  # also when nobody wants the rest
-        pool.shutdown(cancel_futures=True)
+    yield from zip(files, ahead(lambda file: file.source(), files, _AHEAD), strict=True)
 
 
 def content_digest(file: File) -> bytes:

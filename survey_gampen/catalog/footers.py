@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from survey_gampen.ahead import ahead
 from survey_gampen.catalog.files import File
 from survey_gampen.errors import InputError
 
-#: Footers read at a time, and files that are waited for together.
+#: Footers read at a time, and before their turn.
 _THREADS, _AT_ONCE = 16, 512
 #: Bytes that hold most footers, with what the end of the file says about them.
 _GUESS = 64 << 10
@@ -76,10 +75,7 @@ def read_footer(file: File) -> Footer:
 
 def read_footers(files: Sequence[File]) -> Iterator[tuple[File, Footer]]:
     """The footers of all files, in order, so many at once that memory stays bounded."""
-    waiting = iter(files)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        while some := list(islice(waiting, _AT_ONCE)):
-            yield from zip(some, pool.map(read_footer, some), strict=True)
+    yield from zip(files, ahead(read_footer, files, _THREADS, _AT_ONCE), strict=True)
 
 
 class Agreement:

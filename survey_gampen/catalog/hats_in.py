@@ -36,6 +36,7 @@ from survey_gampen.catalog.select import parse_select
 from survey_gampen.catalog.selection import Tally
 from survey_gampen.catalog.shape import Shape, with_index
 from survey_gampen.errors import InputError, OutsideFault, UnreadableFile
+from survey_gampen.outside import outside_fault
 
 RECORD, ROWS = "in-place.json", "rows.parquet"
 PIECES, CELLS = "pieces.parquet", "cells.parquet"
@@ -220,7 +221,7 @@ def _rows_of_leaf(
     except FileNotFoundError:
         raise OutsideFault(f"{file.name} went away while it was read: bring it back") from None
     except (pa.ArrowException, OSError) as error:
-        fault = commit.outside_fault(error, file.name)
+        fault = outside_fault(error, file.name)
         raise fault or UnreadableFile(f"{file.name} cannot be read: {one_line(error)}") from error
 
 

@@ -31,6 +31,7 @@ from survey_gampen.catalog.selection import Tally
 from survey_gampen.catalog.shape import with_index
 from survey_gampen.catalog.sort import RowCheck, scratch_folder
 from survey_gampen.catalog.source import Catalog
+from survey_gampen.outside import outside_faults
 
 _PIECES = pa.schema(
     [
@@ -101,7 +102,7 @@ def use_in_place(
         raise NotInPlace("it is no HATS catalogue")
     if leaves.differing:
         raise NotInPlace(f"column {leaves.differing!r} is not of one type in all leaves")
-    with commit.outside_faults(scratch), scratch_folder(scratch, "leaves-") as folder:
+    with outside_faults(scratch), scratch_folder(scratch, "leaves-") as folder:
         record = folder / "record"
         record.mkdir()
         rows, fullest = _scan(catalog, record, folder / "ids", tally or Tally())

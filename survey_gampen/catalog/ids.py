@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,12 @@ def is_id_type(kind: pa.DataType) -> bool:
 
 def is_long_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a whole number of 64 bits, written as it is usual."""
+    usual = re.fullmatch(r"0|-?[1-9][0-9]{0,19}", text) is not None
+    return usual and -(2**63) <= int(text) < 2**64
 
 
 def id_key(object_id: pa.Array | pa.ChunkedArray) -> np.ndarray:

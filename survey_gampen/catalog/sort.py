@@ -27,6 +27,7 @@ from survey_gampen.catalog.shape import with_index
 from survey_gampen.catalog.sorted import write_sorted
 from survey_gampen.catalog.source import Catalog
 from survey_gampen.errors import InputError
+from survey_gampen.outside import outside_faults
 
 #: Bytes of rows that are sorted in memory at once; the peak is about three times this.
 RUN_BYTES = 128 << 20
@@ -70,7 +71,7 @@ def sort_catalog(
     OutsideFault
         When the disk is full.
     """
-    with commit.outside_faults(scratch), scratch_folder(scratch, "sort-") as folder:
+    with outside_faults(scratch), scratch_folder(scratch, "sort-") as folder:
         runs = folder / "runs"
         runs.mkdir()
         rows = _spill(catalog, runs, folder / "ids", run_bytes, tally or Tally())

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -52,6 +53,7 @@ async def dask_setup(worker: Worker) -> None:
     # The terminal sends its interrupt to all processes of the run. The client ends the workers
     # itself, in order, and one that died first would look like one that was lost.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_no_names()
     # A nanny that has gone first is the end of a run, not a fault that deserves a traceback.
     logging.getLogger("distributed.nanny").addFilter(_not_of_the_nanny)
     try:
@@ -64,6 +66,16 @@ async def dask_setup(worker: Worker) -> None:
         return
     if (ends := job_ends()) is not None:
         worker.loop.add_callback(_watch, worker, ends)
+
+
+def leave_no_names() -> None:
+    """Have this process's locks give back their names as soon as they are made.
+
+    A name is for processes that are spawned, and a worker spawns none. But libraries make such
+    locks (that of Blosc, say), and who is killed under a task, as at the end of a run that was told
+    to stop, can't give back the names, of which Python then complains.
+    """
+    multiprocessing.set_start_method("fork", force=True)
 
 
 def job_ends() -> float | None:

@@ -3,8 +3,9 @@
 ``image(object, y, x)`` in nJy, sharded and compressed with zstd, with one-dimensional arrays
 beside it (``object_id``, ``ra``, ``dec``, ``status``, ``note``, the sky, facts of the tile), so
 that ``xarray.open_zarr`` gives a labelled dataset. Rows stand in the order of the table they were
-made from. The group is published by one rename, and its root attribute ``complete`` is written
-last: neither depends on counting chunks, of which all-zero ones are never stored.
+made from. The group is published in one step (:mod:`survey_gampen.generations`), and its root
+attribute ``complete`` is written last: neither depends on counting chunks, of which all-zero ones
+are never stored.
 
 Lossy mode. Noise does not compress. With ``lossy = q`` each galaxy's pixels are rounded to
 multiples of a step no larger than q times its sky noise, as FITS tile compression does it. The
@@ -26,8 +27,9 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
-from survey_gampen import commit
+from survey_gampen.generations import check_generation, generation, open_group, publish_group
 from survey_gampen.images.base import Cutouts, ImageSource
+from survey_gampen.outside import outside_faults
 from survey_gampen.quiet import quiet_zarr
 from survey_gampen.stages import Stages
 from survey_gampen.storage import zarr_store
@@ -84,6 +86,7 @@ class CutoutStore:
     extra: dict[str, NDArray[Any]]
     attrs: dict[str, Any]
     _image: Any = field(repr=False)
+    _generation: str = ""
 
     @property
     def n(self) -> int:
@@ -99,39 +102,48 @@ class CutoutStore:
         """Images in order, at most `chunk` at a time: (rows, nJy (k, size, size))."""
         for start in range(0, self.n, chunk):
             rows = slice(start, min(start + chunk, self.n))
-            with commit.outside_faults(self.path):
-                yield rows, np.ascontiguousarray(self._image[rows])
+            with outside_faults(self.path):
+                image = self._read(rows)
+            yield rows, image
 
     def one(self, place: int) -> NDArray[np.float32]:
         """The image of one galaxy: nJy (size, size)."""
-        with commit.outside_faults(self.path):
-            return np.ascontiguousarray(self._image[place])
+        with outside_faults(self.path):
+            return self._read(place)
+
+    def _read(self, rows: slice | int) -> NDArray[np.float32]:
+        image = np.ascontiguousarray(self._image[rows])
+        check_generation(self.path, self._generation)
+        return image
 
 
 def is_complete(path: Path, **attributes: Any) -> bool:
     """Whether the cutouts of a partition are there, whole, and have these attributes."""
     try:
-        with commit.outside_faults(path):
+        with outside_faults(path):
             found = zarr.open_group(zarr_store(path), mode="r").attrs
         return all(found.get(k) == v for k, v in {**attributes, "complete": True}.items())
     except (FileNotFoundError, KeyError, ValueError):
         return False
 
 
-def open_cutouts(path: Path) -> CutoutStore:
+def open_cutouts(path: Path, **attributes: Any) -> CutoutStore:
     """Open published cutouts; pixels are read when asked for.
 
     Raises
     ------
     FileNotFoundError
-        Not there, or not whole.
+        Not there, not whole, or without these attributes. In an object store also from reading
+        pixels, where the cutouts were removed meanwhile.
     """
-    if not is_complete(path):
+    if not is_complete(path, **attributes):
         raise FileNotFoundError(f"{path}: no complete cutouts there")
     quiet_zarr()
-    with commit.outside_faults(path):
-        group: Any = zarr.open_group(zarr_store(path), mode="r")
+    with outside_faults(path):
+        counted = generation(path)
+        group = open_group(path)
         columns = {name: np.asarray(group[name][:]) for name in _DESCRIPTIONS if name in group}
+        check_generation(path, counted)
     if "replaced" not in columns:  # cut before there was such a column
         columns["replaced"] = np.full(len(columns["status"]), np.nan, np.float32)
     if columns["object_id"].dtype.kind not in "iu":
@@ -145,6 +157,7 @@ def open_cutouts(path: Path) -> CutoutStore:
         extra=columns,
         attrs=dict(group.attrs),
         _image=group["image"],
+        _generation=counted,
     )
 
 
@@ -193,7 +206,7 @@ def write_cutouts(
         The disk is full or gone.
     """
     more, timed = dict(attributes or {}), stages or Stages()
-    commit.publish_dir(
+    publish_group(
         dest, lambda path: _write(path, source, table, size, chunk, lossy, more, timed), staging
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from requests import RequestException
@@ -60,15 +60,13 @@ class Body:
         raise CutOff(f"the answer was cut off ({trouble})")
 
 
-def words_of(response: Any, hidden: Collection[str]) -> str:
-    """The beginning of what a server says, in one line, without what must not be shown."""
+def words_of(response: Any) -> str:
+    """The beginning of what a server says, which may repeat what must not be shown."""
     try:
-        text = response.raw.read(4000, decode_content=True).decode("utf-8", "replace")
+        text: str = response.raw.read(4000, decode_content=True).decode("utf-8", "replace")
     except Exception:  # it matters little why this cannot be had
         return ""
-    for secret in hidden:
-        text = text.replace(secret, "...")
-    return " ".join(text.split())[:200]
+    return text
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from survey_gampen.addresses import is_web, shown
 from survey_gampen.credentials import how_to
 from survey_gampen.errors import GampenError, InputError, OutsideFault
+from survey_gampen.opening import misconfigured
 
 #: Name under which the password of a web server with catalogues is kept.
 SERVICE = "catalog"
@@ -80,6 +81,8 @@ def sorted_faults(url: str) -> Iterator[None]:
 
 
 def _fault(error: BaseException, url: str) -> GampenError:
+    if not is_web(url) and (wrong := misconfigured(error)):
+        return wrong
     chain = _chain(error)
     if any(getattr(link, "errno", None) in (errno.ENOSPC, errno.EDQUOT) for link in chain):
         return OutsideFault(

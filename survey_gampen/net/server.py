@@ -140,7 +140,7 @@ class Server:
             return Refused(self._denied(code), code)
         if is_later(code):
             return Transient(f"the server {said}", retry_after(response.headers.get("Retry-After")))
-        text = words_of(response, self._hidden())
+        text = " ".join(self.without_secret(words_of(response)).split())[:200]
         text = text or "check the address and what is asked for"
         return Refused(f"{self.host} {said}: {text}", code)
 
@@ -161,6 +161,12 @@ class Server:
         if not self._looked:
             self._looked, self._secret = True, login(self._service, self._url)
         return self._secret is not None
+
+    def without_secret(self, text: str) -> str:
+        """A text without our secret, should the server have repeated it there."""
+        for secret in self._hidden():
+            text = text.replace(secret, "...")
+        return text
 
     def _hidden(self) -> list[str]:
         """What must not be shown, should the server repeat it."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from survey_gampen import commit
+from survey_gampen.outside import outside_faults
 
 
 class Slots:
@@ -69,7 +69,7 @@ class Slots:
     def _lock(self, place: int) -> tuple[bool, int | None]:
         if self.folder is None:
             return True, None
-        with commit.outside_faults(self.folder):
+        with outside_faults(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.folder / f"slot-{place}", os.O_RDWR | os.O_CREAT, 0o666)
         try:

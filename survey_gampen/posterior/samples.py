@@ -23,6 +23,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
+from survey_gampen.generations import open_group
 from survey_gampen.model.targets import PARAMETERS, Targets
 from survey_gampen.posterior.engine import Draws
 from survey_gampen.quiet import quiet_zarr
@@ -177,7 +178,7 @@ def read_samples(
     physical : ndarray, (n, passes, 3)
         B/T, R_e [arcsec], flux [nJy].
     """
-    group: Any = zarr.open_group(zarr_store(folder), mode="r")
+    group = open_group(folder)
     targets = Targets.from_dict(group.attrs["targets"])
     scaled = torch.from_numpy(group["scaled"][rows, passes].astype(np.float32))
     quiet_zarr()

@@ -25,6 +25,9 @@ from survey_gampen.run.thread import in_network_thread
 
 #: Letters that fit above and below a picture.
 _NAME, _FLAGS = 24, 40
+#: What is white, and what is black at least, in units of the sky's noise; the share of pixels that
+#: are below black in a brighter image [%].
+LOW, HIGH, _BRIGHT = -2.0, 10.0, 99.8
 #: The corners of the network's view of a crop, around it.
 _CORNERS = np.array([(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)])
 
@@ -175,28 +178,32 @@ def contact_sheet(shown: Sequence[Frame], checkpoint: Checkpoint) -> bytes:
             axis.set_visible(False)
         if shown:
             _ruler(axes[0], arch.size, arch.pixel_scale)
-        one = "galaxy, chosen" if len(shown) == 1 else "galaxies, chosen"
+        one = "galaxy" if len(shown) == 1 else "galaxies"
         figure.suptitle(
-            f"{len(shown)} {one} at random, as the network sees them: "
-            f"arcsinh(pixel / {arch.stretch:.4g} nJy)\n"
-            f"{arch.size} pixels, {arch.size * arch.pixel_scale:.1f} arcsec a side; each with a "
-            "grey scale of its own; orange: what the network crops",
+            f"{len(shown)} {one}, chosen at random: the pixels that the network gets, "
+            f"{arch.size} or {arch.size * arch.pixel_scale:.1f} arcsec a side",
             fontsize=9,
         )
+        figure.supxlabel(
+            f"Grey: arcsinh(pixel / own sky noise), white at {LOW:g} sigma, black at the brightest"
+            f" pixels, {HIGH:g} sigma at least.\n"
+            "Orange: the frame that the network crops and looks at. It chooses place, size and tilt"
+            " for each galaxy; the tilt alone means nothing.",
+            fontsize=7,
+        )
 
-    return picture(draw, max(5.4, 1.75 * side), 1.93 * lines + 0.6)
+    return picture(draw, max(6.2, 1.75 * side), 1.93 * lines + 0.9)
 
 
 def _panel(axis: Axes, frame: Frame) -> None:
     """One galaxy: its name above, its flags below."""
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(True)
-    seen = frame.seen
-    low, middle, high = np.percentile(seen, [16, 50, 99.8])
-    bottom = middle - 3 * (middle - low)
+    seen = in_noise(frame.seen)
+    black = max(float(np.percentile(seen, _BRIGHT)), HIGH)
     axis.imshow(
-        seen, origin="lower", cmap="gray_r", vmin=bottom, vmax=max(high, bottom + 1e-6),
-        interpolation="nearest",
+        np.arcsinh(seen), origin="lower", cmap="gray_r", vmin=np.arcsinh(LOW),
+        vmax=np.arcsinh(black), interpolation="nearest",
     )  # fmt: skip
     if frame.crop is not None:
         axis.add_patch(Polygon(frame.crop, closed=True, fill=False, ec=RED, lw=1.0))
@@ -206,6 +213,17 @@ def _panel(axis: Axes, frame: Frame) -> None:
     flags = names(frame.status)
     words = _fitting(flags)
     axis.set_xlabel(words, fontsize=5, labelpad=2, color=RED if flags else "#444444")
+
+
+def in_noise(seen: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Pixels above the sky in units of its noise, of an image that the network has stretched.
+
+    Sky and noise are the median and its distance to the 16th of 100 pixels in order: most of a
+    cutout is sky, and the network's own stretch, which is one for all, hides what is as faint.
+    """
+    flux = np.sinh(seen.astype(np.float64))
+    below, sky = np.percentile(flux, [15.865, 50])
+    return (flux - sky) / ((sky - below) or 1.0)  # 0: a cutout without data
 
 
 def _short(text: str, most: int) -> str:

@@ -16,6 +16,7 @@ from survey_gampen import __version__, commit
 from survey_gampen.addresses import is_address, stem
 from survey_gampen.config import Settings
 from survey_gampen.errors import InputError
+from survey_gampen.outside import outside_faults
 from survey_gampen.report import contact
 from survey_gampen.report.cells import ROWS_A_CELL, cell_side
 from survey_gampen.report.cost import GPU_PEAK, GPU_SHARE, Cost, estimate
@@ -90,7 +91,7 @@ def _write(data: bytes, path: Path) -> None:
 def _make(folder: Path) -> None:
     """Make it where it is missing: only now, so that nothing is left of what was refused."""
     try:
-        with commit.outside_faults(folder):
+        with outside_faults(folder):
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder} can't be made ({error.strerror}): give another --out") from None
@@ -141,13 +142,20 @@ def _numbers(inputs: Inputs, found: Scan, cost: Cost, shown: list[contact.Frame]
 
 
 def _tell(inputs: Inputs, found: Scan, cost: Cost, shown: list[contact.Frame]) -> None:
-    """Print the table."""
+    """Print the table; in a file or a pipe without blanks at the ends of lines."""
+    lines = list(_lines(inputs, found, cost, shown))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        width = max(len(what) for what, _ in lines)
+        for what, value in lines:
+            say(f"{what:<{width}}  {value}")
+        return
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for what, value in _lines(inputs, found, cost, shown):
+    for what, value in lines:
         table.add_row(what, value)
-    Console(width=None if Console().is_terminal else 130, highlight=False).print(table)
+    console.print(table)
 
 
 def _lines(

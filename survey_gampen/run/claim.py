@@ -10,8 +10,9 @@ number and stops.
 The number also names the client's corner of the staging area. The next holder turns the corners of
 its forerunners into plain files: a worker that outlived its client can stage nothing more, so it
 can publish nothing more, however late it wakes up. (An object store has no such corners: there a
-late worker can only publish what it was to publish, the same bits, and once. What it stages is on
-its own machine, in a corner with a name of its own: numbers begin again where OUT was removed.)
+late worker can only publish what it was to publish, the same bits, and once, and it touches nothing
+of what others write, see :mod:`survey_gampen.generations`. What it stages is on its own machine, in
+a corner with a name of its own: numbers begin again where OUT was removed.)
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from survey_gampen import commit, storage
+from survey_gampen import storage
 from survey_gampen.errors import InputError
+from survey_gampen.outside import outside_faults
 from survey_gampen.run.claim import Claim
 from survey_gampen.run.layout import RunDir
 
@@ -25,7 +26,7 @@ def folder(root: Path) -> Iterator[RunDir]:
     made: list[Path] = []
     try:
         try:
-            with commit.outside_faults(root):
+            with outside_faults(root):
                 if storage.is_remote(root):
                     _look(root)
                 else:

@@ -1,4 +1,4 @@
-"""The folders beside the published files: whose they are, and how they go."""
+"""The Zarr groups beside the published files: whose they are, and how they go."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from survey_gampen import commit, storage
+from survey_gampen import storage
+from survey_gampen.generations import remove_group
 from survey_gampen.images.store import is_complete
+from survey_gampen.outside import outside_faults
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.plan import Partition
 from survey_gampen.run.spec import RunSpec
@@ -21,13 +23,13 @@ def is_cut(run: RunDir, spec: RunSpec, partition: Partition) -> bool:
 
 
 def discard(path: Path, staging: Path) -> None:
-    """Remove a folder in one step for all who look at it, then for good."""
+    """Remove a group in one step for all who look at it, then for good."""
     if storage.is_remote(path):
-        with commit.outside_faults(path):
-            storage.remove_tree(path)
+        with outside_faults(path):
+            remove_group(path)
         return
     away = staging / f"away-{uuid.uuid4().hex}"
-    with commit.outside_faults(path), suppress(FileNotFoundError):
+    with outside_faults(path), suppress(FileNotFoundError):
         staging.mkdir(parents=True, exist_ok=True)
         os.rename(path, away)
         shutil.rmtree(away, ignore_errors=True)

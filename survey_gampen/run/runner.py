@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from survey_gampen import commit
 from survey_gampen.catalog import compact as compaction
 from survey_gampen.catalog import hats_out
 from survey_gampen.catalog.sorted import sorted_schema
@@ -25,6 +24,7 @@ from survey_gampen.cluster.profile import Profile
 from survey_gampen.cluster.start import Cluster, start
 from survey_gampen.config import Settings
 from survey_gampen.errors import GampenError, InputError, Interrupted, OutsideFault
+from survey_gampen.outside import outside_faults
 from survey_gampen.run import quarantine, setup, space, todo
 from survey_gampen.run.attempts import Attempts
 from survey_gampen.run.claim import Claim, holder_of
@@ -66,7 +66,7 @@ def run(settings: Settings) -> int:
     with (
         stop_run_in_order(),
         folder(at(settings.out)) as run_dir,
-        commit.outside_faults(run_dir.root),
+        outside_faults(run_dir.root),
         Claim(run_dir) as claim,
         all_or_nothing(run_dir, claim),
         contextlib.ExitStack() as workers,
@@ -84,6 +84,7 @@ def run(settings: Settings) -> int:
             if inputs.reading:
                 say(inputs.reading)
             cluster = workers.enter_context(start(profile, run_dir.root, say))
+            say("timing the model on one worker, once a run: that may take a minute")
             measured = _measure(cluster, inputs, rows)
             claim.check()
             spec = setup.plan(
@@ -117,7 +118,7 @@ def submit(settings: Settings, words: Sequence[str]) -> str:
     with folder(at(settings.out)) as run_dir:
         if holder := holder_of(run_dir):
             raise InputError(f"{run_dir.root} is in use by {holder[0]}; wait until it has finished")
-        with commit.outside_faults(run_dir.root):
+        with outside_faults(run_dir.root):
             driver.check(profile, run_dir)
             planned = run_dir.run_toml.exists()
             try:
@@ -155,7 +156,7 @@ def resume(out: str | Path, cluster_name: str | None = None, redo: str | None = 
     spec = read_spec(run_dir)
     profile = load_profile(cluster_name or spec.settings.cluster)
     step_aside(profile, run_dir.root)
-    with stop_run_in_order(), commit.outside_faults(run_dir.root), Claim(run_dir) as claim:
+    with stop_run_in_order(), outside_faults(run_dir.root), Claim(run_dir) as claim:
         staging = run_dir.staging(claim.token)
         spec = setup.begin(run_dir, read_spec(run_dir), staging)
         given_up = quarantine.names(run_dir)
@@ -182,7 +183,7 @@ def compact(out: str | Path) -> int:
     """Merge small published files into larger ones; return 0."""
     run_dir = RunDir(at(out))
     spec = read_spec(run_dir)
-    with stop_run_in_order(), commit.outside_faults(run_dir.root), Claim(run_dir) as claim:
+    with stop_run_in_order(), outside_faults(run_dir.root), Claim(run_dir) as claim:
         try:
             merged = compaction.compact(run_dir.root, run_dir.staging(claim.token))
         finally:

@@ -20,10 +20,12 @@ from survey_gampen.config import Settings
 from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.images.base import ImageSource
 from survey_gampen.images.open import open_images
+from survey_gampen.images.ready.group import ReadySource
 from survey_gampen.model.checkpoint import Checkpoint, load_checkpoint
 from survey_gampen.run.folder import clear_plan
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.measure import Measured
+from survey_gampen.run.names import check_names
 from survey_gampen.run.plan import differences, fingerprint, make_plan, write_plan
 from survey_gampen.run.rows import open_rows
 from survey_gampen.run.space import DROP_ABOVE, cutout_bytes
@@ -100,6 +102,8 @@ def open_inputs(settings: Settings, run: RunDir) -> Inputs:
     checkpoint = load_checkpoint(settings.model)
     scale = checkpoint.config.pixel_scale
     source = open_images(settings.images, survey, settings.band, scale, run.cache)
+    if isinstance(source, ReadySource):
+        check_names(catalog, source)
     return Inputs(settings, catalog, survey, checkpoint, source)
 
 

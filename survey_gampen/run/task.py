@@ -16,6 +16,7 @@ from survey_gampen import commit
 from survey_gampen.catalog.hats_out import leaf_path
 from survey_gampen.catalog.leaves import check_leaf
 from survey_gampen.catalog.sorted import Cursor, read_rows, sorted_schema
+from survey_gampen.generations import publish_group
 from survey_gampen.images.services.source import fetched
 from survey_gampen.images.status import Status
 from survey_gampen.images.store import open_cutouts, write_cutouts
@@ -179,7 +180,8 @@ def _publish(
 
     def write(path: Path) -> None:
         nonlocal flagged
-        store = open_cutouts(run.cutout_group(partition.name))
+        # Of the present images: one who is late may have published those of other ones meanwhile.
+        store = open_cutouts(run.cutout_group(partition.name), images=spec.parts["images"])
         ranges = about.get("trained_on", {})
         work = Inference(spec, engine, ranges, rows, store, schema, tick, stages)
         _write_both(run, spec, partition, work, path, staging)
@@ -214,7 +216,7 @@ def _write_both(
             with samples.SampleWriter(folder, work.sample_facts()) as sink:
                 write_leaf(path, work.schema, work.tables(sink))
 
-        commit.publish_dir(group, write_samples, staging)
+        publish_group(group, write_samples, staging)
     if not path.exists():
         write_leaf(path, work.schema, work.tables(None))
 

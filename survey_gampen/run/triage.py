@@ -24,7 +24,6 @@ import traceback
 from dataclasses import dataclass, field
 from enum import Enum
 
-from survey_gampen.commit import outside_fault
 from survey_gampen.errors import (
     GampenError,
     OutsideFault,
@@ -32,6 +31,7 @@ from survey_gampen.errors import (
     UnreadableFile,
     WorkerLost,
 )
+from survey_gampen.outside import outside_fault
 
 SAME_CAUSE = 5
 UNFIT_IN_A_ROW = 10

@@ -20,7 +20,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
-from survey_gampen.commit import outside_faults, replace
+from survey_gampen.commit import replace
+from survey_gampen.outside import outside_faults
 
 #: What is no curve: the place on the axis, and the time of the day.
 AXIS = ("epoch", "ended")

@@ -20,8 +20,8 @@ import zarr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from survey_gampen.commit import outside_faults
 from survey_gampen.errors import InputError, OutsideFault
+from survey_gampen.outside import outside_faults
 from survey_gampen.simulation.simulate import PARTS
 
 #: What a user may ask for.

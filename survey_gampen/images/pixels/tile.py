@@ -14,10 +14,10 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from survey_gampen.commit import outside_fault
 from survey_gampen.errors import GampenError, OutsideFault, UnreadableFile
 from survey_gampen.images.pixels.grid import quiet
 from survey_gampen.images.pixels.planes import PlaneGroup, mask_planes, njy_per_unit, plane_bits
+from survey_gampen.outside import outside_fault
 from survey_gampen.survey import Survey
 
 # Bits of Box.flags, the same for every file, whatever numbers its mask planes have.

@@ -14,14 +14,14 @@ import fcntl
 import hashlib
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from survey_gampen import commit
-from survey_gampen.errors import InputError, OutsideFault
+from survey_gampen import storage
+from survey_gampen.errors import OutsideFault
 from survey_gampen.net.slots import Slots
+from survey_gampen.outside import outside_faults
 
 #: Names the folder; default: ``survey-gampen-tiles-UID`` in the folder of temporary files.
 VARIABLE = "SURVEY_GAMPEN_CACHE"
@@ -78,7 +78,7 @@ class TileCache:
             The disk is full, or the folder cannot be written.
         """
         path = self._path(key)
-        with commit.outside_faults(self.folder):
+        with outside_faults(self.folder):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except PermissionError as error:
@@ -169,13 +169,7 @@ def default_cache() -> TileCache:
     named = os.environ.get(VARIABLE)
     if named:
         return TileCache(Path(named).expanduser().absolute())
-    folder = Path(tempfile.gettempdir(), f"survey-gampen-tiles-{os.getuid()}")
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700, parents=True)
-    # In a folder for all somebody may have taken the name, to give this user other pixels.
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise InputError(f"{folder} is not yours: set {VARIABLE} to a folder of your own")
-    return TileCache(folder)
+    return TileCache(storage.own_temporary("survey-gampen-tiles", VARIABLE))
 
 
 @contextlib.contextmanager

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
 
-from survey_gampen import commit
 from survey_gampen.errors import InputError
+from survey_gampen.outside import outside_fault
 
 SUFFIXES = (".fits", ".fit", ".fts", ".fits.fz", ".fits.gz", ".fit.gz", ".fits.bz2")
 #: Products of the LSST pipelines that stand beside coadds, have a WCS and are no coadds.
@@ -114,7 +114,7 @@ def holds_many(folder: Path, number: int) -> bool:
 
 
 def _raise(error: OSError) -> None:
-    fault = commit.outside_fault(error)
+    fault = outside_fault(error)
     if fault is not None:
         raise fault from error
     raise InputError(f"{error.filename}: cannot be listed ({error.strerror})") from error

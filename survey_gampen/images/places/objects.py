@@ -18,6 +18,7 @@ from survey_gampen.images.places.listing import FileFacts, is_image_name
 from survey_gampen.images.places.remote import Ask, Stream
 from survey_gampen.net.faults import is_later
 from survey_gampen.net.waiting import Transient
+from survey_gampen.opening import misconfigured, open_filesystem
 
 T = TypeVar("T")
 
@@ -139,12 +140,12 @@ class ObjectStore:
 
 def _open_fs(anonymous: bool) -> Any:
     try:
-        import s3fs
+        import s3fs  # noqa: F401
     except ImportError:
         raise InputError("s3:// addresses need more: pip install 'survey-gampen[remote]'") from None
-    fs = s3fs.S3FileSystem(
+    fs = open_filesystem(
+        "s3",
         anon=anonymous,
-        use_listings_cache=False,
         skip_instance_cache=True,
         config_kwargs={
             "connect_timeout": TIMEOUT,
@@ -170,9 +171,12 @@ def _failures(address: str) -> Iterator[None]:
     except PermissionError as error:
         raise InputError(f"{address} may not be read ({_words(error)}): {_KEYS}") from None
     except network as error:  # no connection, no answer in time, a broken answer
-        raise Transient(f"no answer ({_words(error)})") from None
+        raise misconfigured(error) or Transient(f"no answer ({_words(error)})") from None
     except boto.BotoCoreError as error:  # a broken configuration, among others
-        raise InputError(f"{address}: {_words(error)}: {_KEYS}") from None
+        wrong = misconfigured(error)
+        raise wrong or InputError(f"{address}: {_words(error)}: {_KEYS}") from None
+    except ValueError as error:
+        raise misconfigured(error) or error from None
     except OSError as error:
         response = getattr(error.__cause__, "response", None) or {}
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)

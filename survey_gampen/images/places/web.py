@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote, unquote
 
 from requests import Response
 
+from survey_gampen.ahead import ahead
 from survey_gampen.credentials import plain_url
 from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.images.places.listing import FileFacts, is_image_name
@@ -103,8 +103,7 @@ class HttpStore:
             Nothing there, or no listing.
         """
         names = [self._only] if self._only else sorted(find_images(self.address, self._links, ask))
-        with ThreadPoolExecutor(max_workers=8) as pool:
-            found = list(pool.map(lambda n: ask(n, lambda: self.facts(n)), names))
+        found = list(ahead(lambda name: ask(name, lambda: self.facts(name)), names, threads=8))
         if not any(found):
             raise InputError(f"{self.where(names[0])}: nothing there; is the address right?")
         return [facts for facts in found if facts]

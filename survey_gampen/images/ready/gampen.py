@@ -18,7 +18,6 @@ import pyarrow.csv
 from astropy.io import fits
 from numpy.typing import ArrayLike, NDArray
 
-from survey_gampen import commit
 from survey_gampen.errors import InputError, UnreadableFile
 from survey_gampen.images.base import Cutouts
 from survey_gampen.images.pixels.finish import finish_into, native_size
@@ -28,6 +27,7 @@ from survey_gampen.images.pixels.single import look
 from survey_gampen.images.pixels.tile import Tile, reading
 from survey_gampen.images.places.listing import SUFFIXES, FileFacts, inventory
 from survey_gampen.images.status import Status
+from survey_gampen.outside import outside_fault
 from survey_gampen.survey import Survey
 
 
@@ -188,7 +188,7 @@ def _read_info(path: Path) -> dict[str, str]:
         text = pa.csv.ConvertOptions(column_types={name: pa.string() for name in names})
         table = pa.csv.read_csv(path, convert_options=text)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        fault = commit.outside_fault(error, path)
+        fault = outside_fault(error, path)
         if fault is not None:
             raise fault from error
         reason = " ".join(str(error).split())

@@ -1,11 +1,11 @@
 """Cutouts that are ready: a Zarr group, as xarray writes it, with an image for each galaxy.
 
 What must be there: ``image(object, y, x)``, or ``image(object, band, y, x)`` with the names of the
-bands in ``band(band)``; ``object_id(object)``. What may be: ``mask``, of the same shape, not zero
-where a pixel has no usable value; ``variance``; and as attributes of the group ``pixel_scale``
-[arcsec] and ``zero_point`` (AB magnitude of one unit), or ``units`` of the image (nJy, nanomaggy,
-...). A galaxy stands in the middle of its image, pixel ``n // 2`` of both axes. The
-``cutouts/*.zarr`` of a run are such groups.
+bands in ``band(band)``; ``object_id(object)``, numbers or text. What may be: ``mask``, of the same
+shape, not zero where a pixel has no usable value; ``variance``; and as attributes of the group
+``pixel_scale`` [arcsec] and ``zero_point`` (AB magnitude of one unit), or ``units`` of the image
+(nJy, nanomaggy, ...). A galaxy stands in the middle of its image, pixel ``n // 2`` of both axes.
+The ``cutouts/*.zarr`` of a run are such groups.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import zarr
 from astropy.io import fits
 from numpy.typing import ArrayLike, NDArray
 
-from survey_gampen import commit, storage
-from survey_gampen.catalog.ids import id_key
+from survey_gampen import storage
+from survey_gampen.catalog.ids import id_key, is_number
 from survey_gampen.errors import GampenError, InputError, UnreadableFile
+from survey_gampen.generations import open_group
 from survey_gampen.images.base import BATCH, Cutouts
 from survey_gampen.images.pixels.finish import finish_into, native_size
 from survey_gampen.images.pixels.planes import njy_per_unit, unit_of
 from survey_gampen.images.pixels.tile import BAD, NO_DATA, OUTSIDE, Box
 from survey_gampen.images.status import Status
+from survey_gampen.outside import outside_faults
 from survey_gampen.quiet import quiet_zarr
 from survey_gampen.survey import Survey
 
@@ -72,13 +73,13 @@ class ReadySource:
     ) -> None:
         self.path, self.band, self.variance = path, band, variance
         self.warnings: list[str] = []
-        with commit.outside_faults(path):
+        with outside_faults(path):
             self._open(survey, pixel_scale)
 
     def _open(self, survey: Survey, pixel_scale: float | None) -> None:
         quiet_zarr()
         try:
-            group: Any = zarr.open_group(storage.zarr_store(self.path), mode="r")
+            group = open_group(self.path)
         except (FileNotFoundError, KeyError, ValueError) as error:
             raise InputError(f"{self.path}: no Zarr group there ({error})") from None
         for name in ("image", "object_id"):
@@ -90,7 +91,10 @@ class ReadySource:
         self._variance = group.get("variance") if self.variance else None
         self._place = self._band_place(group)
         # Keys of 64 bits in order, and whose they are: 16 bytes a galaxy.
-        keys = _keys(np.asarray(group["object_id"][:]).tolist(), self.path)
+        names = np.asarray(group["object_id"][:]).tolist()
+        keys = _keys(names, self.path)
+        #: Whether its object_ids are whole numbers, and no text.
+        self.numbers = all(isinstance(name, int) for name in names)
         self._order = np.argsort(keys, kind="stable")
         self._keys = keys[self._order]
         twice = np.flatnonzero(self._keys[1:] == self._keys[:-1])
@@ -160,11 +164,20 @@ class ReadySource:
         return self._find(object_id)[0]
 
     def _find(self, object_id: Sequence[Any]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Whether galaxies are there, and their places among the keys."""
-        wanted = _keys(list(object_id), self.path)
+        """Whether galaxies are there, and their places among the keys.
+
+        A number and its decimal digits as text are the same name.
+        """
+        names, named = list(object_id), np.ones(len(object_id), bool)
+        if self.numbers and names and isinstance(names[0], str):
+            named = np.array([is_number(name) for name in names])
+            names = [int(name) if fits else 0 for name, fits in zip(names, named, strict=True)]
+        elif not self.numbers:
+            names = [str(name) for name in names]
+        wanted = _keys(names, self.path)
         place = np.minimum(np.searchsorted(self._keys, wanted), max(len(self._keys) - 1, 0))
         there = self._keys[place] == wanted if len(self._keys) else np.zeros(len(wanted), bool)
-        return there, place
+        return there & named, place
 
     def cutouts(
         self, ra: ArrayLike, dec: ArrayLike, size: int, object_id: Sequence[Any] | None = None
@@ -191,7 +204,7 @@ class ReadySource:
         scales = (self._own, self._own)
         n = native_size(size, scales, self.pixel_scale)
         try:
-            with commit.outside_faults(self.path):
+            with outside_faults(self.path):
                 image = self._read(self._image, rows)
                 mask = None if self._mask is None else self._read(self._mask, rows)
                 variance = None if self._variance is None else self._read(self._variance, rows)

@@ -20,11 +20,11 @@ from __future__ import annotations
 
 import io
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urljoin
 
 import numpy as np
@@ -50,6 +50,7 @@ _TABLE = 20_000_000
 _FITS = 50_000_000
 #: No pixels there: the code of SODA 1.0 (5.1), and what Rubin's says in a usage error.
 _NOTHING = 204, "no intersection"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,6 @@ class Soda:
         return coadds
 
     def _query(self, ra: float, dec: float, radius: float, backoff: Backoff) -> list[Coadd]:
-        from pyvo.dal.exceptions import DALQueryError
         from pyvo.dal.tap import TAPResults
 
         adql = (
@@ -156,18 +156,16 @@ class Soda:
         )
         form = {"REQUEST": "doQuery", "LANG": "ADQL", "FORMAT": "votable", "QUERY": adql}
         content = self._client.fetch("POST", f"{self._tap}/sync", backoff, _TABLE, data=form)
-        trouble = ""
-        try:
-            rows = TAPResults(_votable(content, self._client.host))
-            found = [
+        band, collection = self._band, self._collection
+
+        def images(table: Any) -> list[tuple[str, Region | None, str]]:
+            return [
                 (str(row["access_url"]), parse_region(str(row["s_region"])),
-                 f"{self._band}-{row['lsst_tract']}-{row['lsst_patch']}-{self._collection}")
-                for row in rows
+                 f"{band}-{row['lsst_tract']}-{row['lsst_patch']}-{collection}")
+                for row in TAPResults(table)
             ]  # fmt: skip
-        except (DALQueryError, KeyError) as error:
-            trouble = " ".join(str(error).split())[:200]
-        if trouble:
-            raise InputError(f"{self._client.host}: the query for images failed: {trouble}")
+
+        found = self._understood(content, "the query for images", images)
         backoff.progress()
         base = f"{self._tap}/"
         coadds = [Coadd(name, urljoin(base, url), region) for url, region, name in found if region]
@@ -182,24 +180,44 @@ class Soda:
             if coadd.links in self._services:
                 return self._services[coadd.links]
         content = self._client.fetch("GET", coadd.links, backoff, _TABLE)
-        links = DatalinkResults(_votable(content, self._client.host), url=coadd.links)
-        offered = {service.ID: service for service in links.iter_adhocservices()}
-        name = next((name for name in _SERVICES if name in offered), None)
-        try:
-            resource = offered[name] if name else links.get_adhocservice_by_ivoid(_SODA)
-        except DALServiceError:
-            resource = None
-        if resource is None:
+
+        def service(table: Any) -> tuple[str, dict[str, str]] | None:
+            links = DatalinkResults(table, url=coadd.links)
+            offered = {service.ID: service for service in links.iter_adhocservices()}
+            name = next((name for name in _SERVICES if name in offered), None)
+            try:
+                resource = offered[name] if name else links.get_adhocservice_by_ivoid(_SODA)
+            except DALServiceError:
+                return None
+            query = SodaQuery.from_resource(links, resource)
+            words = {key: _text(value) for key, value in query.items() if _text(value)}
+            return urljoin(coadd.links, query.queryurl), words
+
+        found = self._understood(content, "the request for links", service)
+        if found is None:
             raise InputError(f"{self._client.host} offers no cutouts of {coadd.name}")
-        query = SodaQuery.from_resource(links, resource)
-        words = {key: _text(value) for key, value in query.items() if _text(value)}
-        found = (urljoin(coadd.links, query.queryurl), words)
         with self._lock:
             self._services[coadd.links] = found
             while len(self._services) > 1000:
                 self._services.popitem(last=False)
         backoff.progress()
         return found
+
+    def _understood(self, content: bytes, what: str, meaning: Callable[[Any], T]) -> T:
+        """What a VOTable means; its own error, or what is wrong with it, without our secret."""
+        from astropy.io.votable import parse
+        from pyvo.dal.exceptions import DALQueryError
+
+        failed = False
+        try:
+            return meaning(parse(io.BytesIO(content), verify="ignore"))
+        except Exception as error:  # pyvo's, astropy's, an XML parser's
+            failed = isinstance(error, DALQueryError)
+            said = " ".join(self._client.without_secret(str(error)).split())[:200]
+        host = self._client.host
+        if failed:
+            raise InputError(f"{host}: {what} failed: {said}")
+        raise InputError(f"{host} answers with no table ({said}): check the address of the service")
 
     def backoff(self) -> Backoff:
         """A new count of failures."""
@@ -238,13 +256,3 @@ def _text(value: Any) -> str:
     """A parameter as it goes into an address; pyvo has bytes, arrays or texts."""
     value = value[0] if isinstance(value, list | tuple | np.ndarray) and len(value) else value
     return value.decode() if isinstance(value, bytes) else "" if value is None else str(value)
-
-
-def _votable(content: bytes, host: str) -> Any:
-    from astropy.io.votable import parse
-
-    try:
-        return parse(io.BytesIO(content), verify="ignore")
-    except Exception as error:  # an XML parser's, or astropy's own
-        said = " ".join(str(error).split())[:100]
-    raise InputError(f"{host} answers with no table ({said}): check the address of the service")

@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -23,11 +22,13 @@ import pyarrow.parquet as pq
 from astropy.io import fits
 
 from survey_gampen import commit, parquet, storage
+from survey_gampen.ahead import ahead
 from survey_gampen.errors import GampenError, OutsideFault
 from survey_gampen.images.pixels.grid import Grid, celestial_text, quiet
 from survey_gampen.images.pixels.planes import find_groups, psf_fwhm, unit_of
 from survey_gampen.images.places.files import Files, LocalFiles
 from survey_gampen.images.places.listing import FileFacts
+from survey_gampen.outside import outside_fault
 
 #: Raised when rows of the index change their meaning: older caches are read again.
 _INDEX_VERSION = "3"
@@ -136,8 +137,8 @@ def _scan_new(files: Files, found: Sequence[FileFacts], cached: pa.Table | None)
             known.setdefault(file, []).append(row)
     new = [file for file in found if file not in known]
     # Headers of files on a network disk: most of the time is waiting, so threads help.
-    with quiet(), ThreadPoolExecutor(max_workers=8) as pool:
-        scanned = dict(zip(new, pool.map(lambda file: scan(files, file), new), strict=True))
+    with quiet():
+        scanned = dict(zip(new, ahead(lambda file: scan(files, file), new, threads=8), strict=True))
     rows = [row for file in found for row in (scanned.get(file) or known[file])]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
@@ -172,7 +173,7 @@ def scan(files: Files, file: FileFacts) -> list[dict[str, Any]]:
     except (GampenError, MemoryError):
         raise
     except Exception as error:
-        fault = commit.outside_fault(error, where)
+        fault = outside_fault(error, where)
         if fault is not None:
             raise fault from error
         if isinstance(files, LocalFiles) and not files.root.exists():
@@ -240,7 +241,7 @@ def _damage(files: Files, name: str) -> str | None:
                 while stream.read(1 << 22):
                     pass
         except (EOFError, OSError, zlib.error) as error:
-            if commit.outside_fault(error, path) is not None:
+            if outside_fault(error, path) is not None:
                 raise
             return f"does not unpack: {error}"
         return None
