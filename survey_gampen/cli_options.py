@@ -21,7 +21,11 @@ def add_input_options(verb: argparse.ArgumentParser) -> None:
         help="folder, glob or address of images; tree, das, soda",
     )
     add("--survey", metavar="NAME|FILE", help="survey profile (default hsc-wide)")
-    add("--band", metavar="B", help="band to measure (default: the survey profile's)")
+    add(
+        "--band",
+        metavar="B",
+        help="band to measure (default: the survey profile's; a model of several bands says them)",
+    )
     add(
         "--model",
         metavar="NAME|FILE",

@@ -44,6 +44,13 @@ def _add_simulate(verbs: Verbs) -> None:
     add("--n", type=_positive, required=True, metavar="N", help="galaxies")
     add("--out", type=Path, required=True, metavar="DIR", help="where they go")
     add("--seed", type=int, default=0, metavar="N", help="galaxy i of a seed is always the same")
+    add(
+        "--bands",
+        type=lambda text: tuple(text.split(",")),
+        default=(),
+        metavar="B,...",
+        help="bands of a galaxy, such as g,r,i: that of the truth and others of the population",
+    )
     add("--psf", type=Path, nargs="+", default=[], metavar="FITS", help="real PSFs to mix in")
     add("--sky", type=Path, nargs="+", default=[], metavar="FITS", help="images with empty sky")
     add("--real-galaxies", type=Path, metavar="CATALOG", help="GalSim's catalogue, or its folder")
@@ -65,6 +72,7 @@ def _simulate(args: argparse.Namespace) -> int:
         "psfs": tuple(args.psf),
         "sky": tuple(args.sky),
         "real_galaxies": args.real_galaxies,
+        "bands": args.bands,
         "cluster": args.cluster,
         "workers": args.workers,
     }

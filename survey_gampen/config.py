@@ -42,7 +42,10 @@ class Settings:
     survey : str
         Survey profile: name or TOML file.
     band : str
-        Band of the images that are measured; it labels every row.
+        Band of the images that are measured; it labels every row. Empty where nobody has said it
+        and a model is named, which may know: then the model says it, or the survey profile.
+    channels : tuple of str
+        Where the model sees several bands together: all of them in its order, `band` first.
     model : str
         Shipped model's name, or a safetensors file. Where none is given: the survey profile's for
         the band, else the default one.
@@ -78,6 +81,7 @@ class Settings:
     out: str
     survey: str = "hsc-wide"
     band: str = ""
+    channels: tuple[str, ...] = ()
     model: str = "survey"
     cluster: str = "local"
     passes: int = 1000
@@ -92,10 +96,16 @@ class Settings:
     lossy: float = 0.0
     plan_only: bool = False
 
+    @property
+    def image_bands(self) -> tuple[str, ...]:
+        """Bands of the images of one galaxy, in the order of the model's channels."""
+        return self.channels or (self.band,)
+
     def as_table(self) -> dict[str, Any]:
         """The settings as plain TOML values; :func:`from_table` makes the same settings of it."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["columns"] = list(self.columns)
+        values["channels"] = list(self.channels) or None
         return {key: value for key, value in values.items() if value is not None}
 
 
@@ -107,6 +117,8 @@ _SERVICES = ("das", "soda", "tree")
 _NAMES = ("survey", "model", "cluster")
 #: Settings that say what is done once, not what a run is: only the command line has them.
 _COMMAND_ONLY = ("catalog", "plan_only")
+#: What comes of other settings: it stands in ``run.toml`` alone.
+_RESOLVED = ("channels",)
 
 #: What a value must be: its type, and what to call it in an error.
 _TYPES: dict[str, tuple[type, str]] = {
@@ -114,6 +126,7 @@ _TYPES: dict[str, tuple[type, str]] = {
     **dict.fromkeys(("passes", "seed", "partition_rows", "limit"), (int, "a whole number")),
     **dict.fromkeys(("keep_samples", "keep_cutouts", "plan_only"), (bool, "true or false")),
     "columns": (list, 'a list of column names such as ["z", "mag_g"]'),
+    "channels": (list, 'a list of bands such as ["g", "r"]'),
     "lossy": (float, "a number"),
 }
 _LOWEST = {"passes": 2, "seed": 0, "partition_rows": 1, "limit": 1}
@@ -154,7 +167,10 @@ def resolve(cli: Mapping[str, Any], config: Path | None = None) -> Settings:
             "catalogue"
         )
     survey = load_survey(merged.get("survey", Settings.survey))
-    merged["band"] = _band(merged.get("band", ""), survey)
+    bands = _bands(merged.get("band", ""), survey)
+    if not bands and "model" not in merged:
+        bands = (own_band(survey),)
+    merged["band"], merged["channels"] = "".join(bands[:1]), bands if len(bands) > 1 else ()
     merged.setdefault("model", survey.models.get(merged["band"], Settings.model))
     return from_table(merged, "settings")
 
@@ -202,7 +218,7 @@ def _default_out(catalog: str) -> str:
 def _file_keys(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Keys of a file, hyphens as on the command line allowed, checked."""
     table = {key.replace("-", "_"): value for key, value in raw.items()}
-    tomlfile.check_keys(table, set(_TYPES) - set(_COMMAND_ONLY), where)
+    tomlfile.check_keys(table, set(_TYPES) - {*_COMMAND_ONLY, *_RESOLVED}, where)
     return table
 
 
@@ -249,18 +265,33 @@ def _typed(key: str, value: Any, where: str) -> Any:
     return value
 
 
-def _band(band: str, survey: Survey) -> str:
-    """The band asked for, or else the survey's own; must be one the survey has."""
-    band = band or survey.default_band
-    if not band:
+def own_band(survey: Survey) -> str:
+    """The band that a survey is measured in where none is asked for.
+
+    Raises
+    ------
+    InputError
+        If it has none.
+    """
+    if not survey.default_band:
         raise InputError(
             f"no band: survey {survey.name!r} has no band of its own; give --band, such as --band g"
         )
-    if survey.bands and band not in survey.bands:
-        raise InputError(
-            f"survey {survey.name!r} has no band {band!r}: choose one of {', '.join(survey.bands)}"
-        )
-    return band
+    return survey.default_band
+
+
+def _bands(text: str, survey: Survey) -> tuple[str, ...]:
+    """The band or bands asked for, none twice; must be such as the survey has."""
+    bands = [band.strip() for band in text.split(",")] if text else []
+    for band in bands:
+        if survey.bands and band not in survey.bands:
+            raise InputError(
+                f"survey {survey.name!r} has no band {band!r}: choose one of"
+                f" {', '.join(survey.bands)}"
+            )
+    if "" in bands or len(set(bands)) < len(bands):
+        raise InputError(f"band {text!r}: give each band once, such as g,r,i")
+    return tuple(bands)
 
 
 def _absolute(text: str, base: str, what: str) -> str:

@@ -144,6 +144,7 @@ all_settings = st.builds(
     partition_rows=st.none() | st.integers(1, 10**9),
     limit=st.none() | st.integers(1, 10**9),
     select=st.none() | words,
+    channels=st.lists(words, unique=True).map(tuple),
     columns=st.lists(words, unique=True).map(tuple),
     keep_samples=st.booleans(),
     keep_cutouts=st.none() | st.booleans(),

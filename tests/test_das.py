@@ -28,6 +28,7 @@ from survey_gampen.images.services.das import HEADER, LINES, Das
 from survey_gampen.images.services.http import Manners
 from survey_gampen.images.services.open import is_service, open_service
 from survey_gampen.images.services.source import ServiceSource, fetched
+from survey_gampen.images.stack import StackedSource
 from survey_gampen.images.status import Status
 from survey_gampen.net.waiting import Backoff, Patience
 from survey_gampen.survey import load_survey
@@ -244,6 +245,23 @@ def test_answers_are_kept_until_the_block_ends_well(sky: Sky, tmp_path: Path) ->
         # Another source of images is not touched by it.
         with fetched(near, ra, dec, SIZE) as same:
             assert same is near
+
+
+def test_each_of_several_bands_is_asked_for_at_once(sky: Sky, tmp_path: Path) -> None:
+    _, _, ra, dec = galaxies(sky, 10)
+    with DasServer(sky) as server:
+        bands = ("g", "r")
+        both = [
+            open_service(server.spec, SURVEY, band, None, tmp_path, manners=QUICK) for band in bands
+        ]
+        with fetched(StackedSource(bands, both), ra, dec, SIZE) as near:
+            for part in (slice(0, 4), slice(4, 10)):
+                for batch in near.cutouts(ra[part], dec[part], SIZE):
+                    assert batch.image.shape == (1, 2, SIZE, SIZE)
+                    assert (batch.image[:, 0] != 0).any()
+        asked = [{line.split()[2] for line in lines[1:]} for lines in server.lists]
+    assert sorted(map(sorted, asked)) == [["HSC-G"], ["HSC-R"]]
+    assert not list(tmp_path.rglob("*.tar*"))
 
 
 def test_a_refusal_in_the_middle_stops_the_run(sky: Sky, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ class Cutouts:
     ----------
     index : ndarray of int64, shape (n,)
         Positions in the request.
-    image : ndarray of float32, shape (n, size, size)
+    image : ndarray of float32, shape (n, size, size), or (n, bands, size, size) of several bands
         nJy a pixel; always finite. The galaxy's pixel has the index ``size // 2`` on both axes.
         All zero where there is no image.
     status : ndarray of int32, shape (n,)
@@ -32,14 +32,15 @@ class Cutouts:
         Why a cutout is unusable (BAD_CUTOUT), else None.
     replaced : ndarray of bool, shape (n, size, size)
         Pixels that do not come from an image: padded, without data, or bad.
-    sky_level, sky_sigma : ndarray of float32, shape (n,)
+    sky_level, sky_sigma : ndarray of float32, shape (n,), or (n, bands)
         Local sky and its noise a pixel of the image they were cut from, nJy; NaN where unknown.
     variance : ndarray of float32, shape (n, size, size), optional
         nJy^2; NaN where unknown. None unless it was asked for.
     facts : dict
         Facts of the tile: ``tile``, ``band``, ``zero_point`` (AB magnitude of one unit of the
         file), ``zero_point_from`` (the header card or "survey"), ``pixel_scale`` (arcsec, of the
-        file), ``psf_fwhm`` (arcsec or None), ``sky_sigma`` (median of the batch, nJy).
+        file), ``psf_fwhm`` (arcsec or None), ``sky_sigma`` (median of the batch, nJy). Of several
+        bands arrays (n, bands).
     """
 
     index: NDArray[np.int64]

@@ -11,7 +11,9 @@ from survey_gampen.images.base import ImageSource
 from survey_gampen.images.ready.gampen import GampenSource, is_gampen_folder
 from survey_gampen.images.ready.group import ReadySource, is_zarr
 from survey_gampen.images.services.open import is_service, open_service
+from survey_gampen.images.stack import StackedSource
 from survey_gampen.images.tiles.butler import coadd_files, is_butler
+from survey_gampen.images.tiles.indexed import IndexedTiles
 from survey_gampen.images.tiles.open import is_address, open_tiles
 from survey_gampen.images.tiles.source import TileSource
 from survey_gampen.storage import at, home, is_remote
@@ -80,3 +82,50 @@ def open_images(
         raise InputError(f"{spec}: profile {survey.name} wants a folder with info.csv and cutouts/")
     tiles = open_tiles(spec, survey, band, cache, frozen)
     return TileSource(tiles, survey, model_pixel_scale, variance=variance)
+
+
+def open_bands(
+    spec: str,
+    survey: Survey,
+    bands: Sequence[str],
+    model_pixel_scale: float,
+    cache_dir: str | os.PathLike[str] | None,
+    *,
+    frozen: bool = False,
+) -> ImageSource:
+    """Open the images of one band, or those of several to be stacked in this order.
+
+    The other parameters are those of :func:`open_images`.
+
+    Raises
+    ------
+    InputError
+        As :func:`open_images`; of several bands also where images do not tell theirs.
+    OutsideFault
+        The file system fails.
+    """
+    sources = [
+        open_images(spec, survey, band, model_pixel_scale, cache_dir, frozen=frozen)
+        for band in bands
+    ]
+    if len(sources) == 1:
+        return sources[0]
+    for source in sources:
+        if not _tells_band(source):
+            raise InputError(
+                f"{spec}: images that do not tell their band would be taken for each of"
+                f" {', '.join(bands)}: give them a card FILTER, a cube also cube_bands in the"
+                " profile, a Zarr group an array band"
+            )
+        if isinstance(source, TileSource):
+            source.most_open = max(2, source.most_open // len(sources))
+    return StackedSource(bands, sources)
+
+
+def _tells_band(source: ImageSource) -> bool:
+    """Whether all images of a source are known to be of the band that was asked for."""
+    if isinstance(source, ReadySource):
+        return source.has_bands
+    if isinstance(source, TileSource) and isinstance(source.tiles, IndexedTiles):
+        return not source.tiles.index["band"].null_count
+    return not isinstance(source, GampenSource)

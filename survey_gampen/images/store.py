@@ -2,10 +2,12 @@
 
 ``image(object, y, x)`` in nJy, sharded and compressed with zstd, with one-dimensional arrays
 beside it (``object_id``, ``ra``, ``dec``, ``status``, ``note``, the sky, facts of the tile), so
-that ``xarray.open_zarr`` gives a labelled dataset. Rows stand in the order of the table they were
-made from. The group is published in one step (:mod:`survey_gampen.generations`), and its root
-attribute ``complete`` is written last: neither depends on counting chunks, of which all-zero ones
-are never stored.
+that ``xarray.open_zarr`` gives a labelled dataset. Where a network sees several bands it is
+``image(object, band, y, x)``, with their names in ``band``, the first the reference; sky and facts
+of the tile are (object, band) then. Rows stand in the order of the table they were made from. The
+group is published in one step (:mod:`survey_gampen.generations`), and its root attribute
+``complete`` is written last: neither depends on counting chunks, of which all-zero ones are never
+stored.
 
 Lossy mode. Noise does not compress. With ``lossy = q`` each galaxy's pixels are rounded to
 multiples of a step no larger than q times its sky noise, as FITS tile compression does it. The
@@ -29,13 +31,14 @@ from zarr.codecs import BloscCodec
 
 from survey_gampen.generations import check_generation, generation, open_group, publish_group
 from survey_gampen.images.base import Cutouts, ImageSource
+from survey_gampen.images.stack import StackedSource
 from survey_gampen.outside import outside_faults
 from survey_gampen.quiet import quiet_zarr
 from survey_gampen.stages import Stages
 from survey_gampen.storage import zarr_store
 
 #: Chunks in a shard: 4 chunks of 64 galaxies are one file of 58 MB before compression, which is
-#: also what a writer holds in memory.
+#: also what a writer holds in memory. Of several bands fewer, so that it is the same.
 CHUNKS_A_SHARD = 4
 #: Bits of equal weight side by side: what makes floats compressible at all.
 COMPRESSOR = BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle")
@@ -67,10 +70,11 @@ class CutoutStore:
     ----------
     path : Path
     object_id, ra, dec, status, sky_sigma, pixel_scale : ndarray, shape (n,)
+        The last two (n, bands) where there are several.
     note : list of (str or None)
     extra : dict of str to ndarray
-        ``sky_level``, ``quantum``, ``zero_point``, ``psf_fwhm``, ``tile``, ``replaced`` (NaN where
-        the cutouts are older than that column).
+        ``sky_level``, ``quantum``, ``zero_point``, ``psf_fwhm``, ``tile`` (of each band where there
+        are several), ``replaced`` (NaN where the cutouts are older than that column).
     attrs : dict
         Attributes of the group: ``size``, ``pixel_scale``, ``lossy``, ``source``.
     """
@@ -96,10 +100,11 @@ class CutoutStore:
     @property
     def size(self) -> int:
         """Pixels a side."""
-        return int(self._image.shape[1])
+        return int(self._image.shape[-1])
 
     def chunks(self, chunk: int = 64) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """Images in order, at most `chunk` at a time: (rows, nJy (k, size, size))."""
+        """Images in order, at most `chunk` at a time: (rows, nJy (k, size, size)), or with the
+        bands as second axis where there are several."""
         for start in range(0, self.n, chunk):
             rows = slice(start, min(start + chunk, self.n))
             with outside_faults(self.path):
@@ -107,12 +112,13 @@ class CutoutStore:
             yield rows, image
 
     def one(self, place: int) -> NDArray[np.float32]:
-        """The image of one galaxy: nJy (size, size)."""
+        """The image of one galaxy, in the reference band: nJy (size, size)."""
+        where = (place,) if self._image.ndim == 3 else (place, 0)
         with outside_faults(self.path):
-            return self._read(place)
+            return self._read(where)
 
-    def _read(self, rows: slice | int) -> NDArray[np.float32]:
-        image = np.ascontiguousarray(self._image[rows])
+    def _read(self, where: slice | tuple[int, ...]) -> NDArray[np.float32]:
+        image = np.ascontiguousarray(self._image[where])
         check_generation(self.path, self._generation)
         return image
 
@@ -175,7 +181,8 @@ def write_cutouts(
 ) -> None:
     """Cut out the galaxies of a table and publish them; does nothing if they are there.
 
-    Memory holds one shard (``CHUNKS_A_SHARD * chunk`` images), whatever the table's length.
+    Memory holds one shard (``CHUNKS_A_SHARD * chunk`` images, of several bands fewer), whatever the
+    table's length.
 
     Parameters
     ----------
@@ -222,23 +229,27 @@ def _write(
     stages: Stages,
 ) -> None:
     n = table.num_rows
+    bands = source.bands if isinstance(source, StackedSource) else ()
+    several = (len(bands),) if bands else ()
     chunk = max(1, min(chunk, n))
-    shard = chunk * max(1, min(CHUNKS_A_SHARD, -(-n // chunk)))
+    most = CHUNKS_A_SHARD // max(1, len(bands))
+    shard = chunk * max(1, min(most, -(-n // chunk)))
     ra = table["ra"].to_numpy().astype(np.float64)
     dec = table["dec"].to_numpy().astype(np.float64)
     ids = table["object_id"].to_pylist()
-    columns = _columns(table["object_id"], ra, dec)
+    columns = _columns(table["object_id"], ra, dec, several)
     quiet_zarr()
     group = zarr.open_group(path, mode="w", zarr_format=3)
+    dimension = ("band",) if bands else ()
     image = group.create_array(
         "image",
-        shape=(n, size, size),
+        shape=(n, *several, size, size),
         dtype="float32",
-        chunks=(chunk, size, size),
-        shards=(shard, size, size),
+        chunks=(chunk, *several, size, size),
+        shards=(shard, *several, size, size),
         compressors=[COMPRESSOR],
         fill_value=0.0,
-        dimension_names=("object", "y", "x"),
+        dimension_names=("object", *dimension, "y", "x"),
         attributes={
             "units": "nJy",
             "coordinates": "object_id ra dec",
@@ -246,7 +257,7 @@ def _write(
     )
     for start in range(0, n, shard):
         rows = slice(start, min(start + shard, n))
-        pixels = np.zeros((rows.stop - rows.start, size, size), np.float32)
+        pixels = np.zeros((rows.stop - rows.start, *several, size, size), np.float32)
         found = source.cutouts(ra[rows], dec[rows], size, ids[rows])
         for batch in stages.each("cutting", found):
             place = batch.index + start
@@ -258,10 +269,12 @@ def _write(
         group.create_array(
             name,
             data=values,
-            chunks=(max(1, n),),
-            dimension_names=("object",),
+            chunks=(max(1, n), *values.shape[1:]),
+            dimension_names=("object", *dimension[: values.ndim - 1]),
             attributes={"description": _DESCRIPTIONS[name]},
         )
+    if bands:
+        group.create_array("band", data=np.array(bands, _TEXT), dimension_names=("band",))
     group.attrs.update(
         {
             "format": FORMAT,
@@ -287,21 +300,24 @@ def quanta(sky_sigma: NDArray[np.float32], lossy: float) -> NDArray[np.float32]:
 
 
 def quantise(image: NDArray[np.float32], quantum: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Round each galaxy's pixels, shape (n, y, x), to multiples of its step; 0 leaves them."""
+    """Round each galaxy's pixels, shape (n, y, x) or (n, band, y, x), to multiples of its step in
+    that band; 0 leaves them."""
     out = image.copy()
-    for pixels, step in zip(out, quantum, strict=True):
+    for pixels, step in zip(out.reshape(-1, *image.shape[-2:]), quantum.flat, strict=True):
         if step > 0:
             # Both operations are exact for a power of two: rint is all that is lost.
             np.multiply(np.rint(pixels / step), step, out=pixels)
     return out
 
 
-def _columns(ids: pa.ChunkedArray, ra: NDArray[Any], dec: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """The arrays beside the image, to be filled batch by batch."""
+def _columns(
+    ids: pa.ChunkedArray, ra: NDArray[Any], dec: NDArray[Any], several: tuple[int, ...]
+) -> dict[str, NDArray[Any]]:
+    """The arrays beside the image, to be filled batch by batch; `several` is () or (bands,)."""
     n = len(ids)
+    unknown = ("sky_level", "sky_sigma", "zero_point", "pixel_scale", "psf_fwhm")
     integers = pa.types.is_integer(ids.type)
     names = ids.to_numpy() if integers else np.array(ids.cast(pa.string()).to_pylist(), _TEXT)
-    unknown = ("sky_level", "sky_sigma", "zero_point", "pixel_scale", "psf_fwhm")
     return {
         "object_id": names,
         "ra": ra,
@@ -309,9 +325,9 @@ def _columns(ids: pa.ChunkedArray, ra: NDArray[Any], dec: NDArray[Any]) -> dict[
         "status": np.zeros(n, np.int32),
         "note": np.full(n, "", _TEXT),
         "replaced": np.ones(n, np.float32),
-        "tile": np.full(n, "", _TEXT),
-        "quantum": np.zeros(n, np.float32),
-        **{name: np.full(n, np.nan, np.float32) for name in unknown},
+        "tile": np.full((n, *several), "", _TEXT),
+        "quantum": np.zeros((n, *several), np.float32),
+        **{name: np.full((n, *several), np.nan, np.float32) for name in unknown},
     }
 
 
@@ -321,7 +337,8 @@ def _note_facts(columns: dict[str, NDArray[Any]], place: NDArray[np.int64], batc
     columns["replaced"][place] = batch.replaced.mean(axis=(1, 2), dtype=np.float64)
     columns["sky_level"][place] = batch.sky_level
     columns["sky_sigma"][place] = batch.sky_sigma
-    columns["tile"][place] = batch.facts.get("tile") or ""
+    tile = batch.facts.get("tile")
+    columns["tile"][place] = "" if tile is None else tile
     for name in ("zero_point", "pixel_scale", "psf_fwhm"):
         value = batch.facts.get(name)
         columns[name][place] = np.nan if value is None else value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,9 @@ class Checkpoint:
         In evaluation mode, float32, on the CPU.
     targets : Targets
     meta : dict
-        ``band``, ``trained_on`` (ranges of the data), ``metrics``, ``provenance``.
+        ``band`` (that of the flux), ``trained_on`` (ranges of the data), ``metrics``,
+        ``provenance``. Of a network that sees several bands ``bands``, one a channel, the first of
+        which is ``band``; then each range is a list with one for each of them.
     sha256 : str
         Of the file.
     path : Path or None
@@ -58,6 +60,32 @@ class Checkpoint:
     def config(self) -> Architecture:
         """The network's architecture."""
         return self.network.arch
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Bands of the channels in their order; of a network with one channel the band that it was
+        trained in, if that is known."""
+        named = self.meta.get("bands") or [self.meta.get("band")]
+        return tuple(str(band) for band in named if band)
+
+    def check_takes(self, size: int, pixel_scale: float, bands: Sequence[str]) -> None:
+        """See that the model is made for such images.
+
+        One of a single channel is not particular about its band.
+
+        Raises
+        ------
+        InputError
+            If their size [px] or pixel scale [arcsec / px] differs, or their bands and their order.
+        """
+        self.config.check_takes(size, pixel_scale)
+        several = self.config.channels > 1
+        if len(bands) != self.config.channels or (several and tuple(bands) != self.bands):
+            own = ", ".join(self.bands) if several else "one band"
+            raise InputError(
+                f"the model takes images of {own}, these are of {', '.join(bands)}: choose another"
+                " model"
+            )
 
     @property
     def ranges(self) -> list[float]:
@@ -117,6 +145,7 @@ def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
         targets, meta = Targets.from_dict(header["targets"]), dict(header["meta"])
         novelty = Novelty.take(tensors, meta)
         network.load_state_dict(tensors)
+        _check_bands(network.arch.channels, meta)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"{path}: weights do not fit the architecture: {reason}") from None
@@ -130,6 +159,15 @@ def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
         path=path,
         novelty=novelty,
     )
+
+
+def _check_bands(channels: int, meta: Mapping[str, Any]) -> None:
+    """Each of several channels has a band of its own, the first that of the flux."""
+    bands = meta.get("bands", [])
+    if channels > 1 and len(set(bands)) != channels:
+        raise ValueError(f"bands {bands} of {channels} channels")
+    if bands and meta.get("band") != bands[0]:
+        raise ValueError(f"band {meta.get('band')!r} is not the first of {bands}")
 
 
 def save_checkpoint(

@@ -65,7 +65,7 @@ class Localisation(nn.Module):
         super().__init__()
         first, second, hidden = arch.localisation
         self.pool = arch.localisation_pool
-        self.conv1 = nn.Conv2d(1, first, 11)
+        self.conv1 = nn.Conv2d(arch.channels, first, 11)
         self.conv2 = nn.Conv2d(first, second, 9)
         side = arch.size // arch.localisation_pool
         sides = [side]  # of the input of each weight layer
@@ -74,7 +74,7 @@ class Localisation(nn.Module):
         self.fc1 = nn.Linear(second * sides[-1] ** 2, hidden)
         self.fc2 = nn.Linear(hidden, 6)
         self.input_shapes: list[tuple[int, ...]] = [
-            (1, side, side),
+            (arch.channels, side, side),
             (first, sides[1], sides[1]),
             (second * sides[-1] ** 2,),
             (hidden,),
@@ -84,7 +84,7 @@ class Localisation(nn.Module):
             self.fc2.bias.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0]))
 
     def forward(self, image: Tensor, masks: Sequence[Tensor | None] = (None,) * 4) -> Tensor:
-        """(n, 1, side, side) stretched images -> (n, 2, 3) transformations."""
+        """(n, channels, side, side) stretched images -> (n, 2, 3) transformations."""
         if self.pool > 1:
             image = F.avg_pool2d(image, self.pool)
         x = F.max_pool2d(F.relu(_weighed(self.conv1, image, masks[0])), 3, 2)
@@ -114,7 +114,7 @@ class Gampen(nn.Module):
         self.localisation = Localisation(arch)
         widths = arch.convolutions
         kernel, stride, padding, _ = _CONVOLUTIONS[0]
-        self.conv1 = nn.Conv2d(1, widths[0], kernel, stride, padding)
+        self.conv1 = nn.Conv2d(arch.channels, widths[0], kernel, stride, padding)
         side = ((arch.size + 2 * padding - kernel) // stride + 1 - 3) // 2 + 1
 
         blocks: list[Block] = []
@@ -138,7 +138,8 @@ class Gampen(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.site_shapes: list[tuple[int, ...]] = [b.input_shape for b in blocks]
         if arch.dropout == "everywhere":
-            self.site_shapes += [*self.localisation.input_shapes, (1, arch.size, arch.size)]
+            first = (arch.channels, arch.size, arch.size)
+            self.site_shapes += [*self.localisation.input_shapes, first]
         n_sites = len(self.site_shapes)
         self.rates = (rates,) * n_sites if isinstance(rates, (int, float)) else tuple(rates)
         if len(self.rates) != n_sites:
@@ -158,12 +159,14 @@ class Gampen(nn.Module):
         return self.arch.dropout
 
     def stretch(self, image: Tensor) -> Tensor:
-        """(n, size, size) pixels [nJy] -> (n, 1, size, size) that the network sees."""
+        """Pixels [nJy], (n, size, size) or (n, channels, size, size), -> (n, channels, size, size)
+        that the network sees."""
         # torch.asinh is stable for large negative pixels; log(x + sqrt(x^2 + 1)) is not.
-        return torch.asinh(image / self.arch.stretch).unsqueeze(1)
+        stretched = torch.asinh(image / self.arch.stretch)
+        return stretched.unsqueeze(1) if image.dim() == 3 else stretched
 
     def crop(self, stretched: Tensor, theta: Tensor) -> Tensor:
-        """Resample (n, 1, size, size) images by the transformations (n, 2, 3)."""
+        """Resample (n, channels, size, size) images by the transformations (n, 2, 3)."""
         # The matrix products of F.affine_grid, three wide, cost more than the sampling.
         height, width = stretched.shape[2:]
         x = _pixel_centres(width, theta)
@@ -179,7 +182,7 @@ class Gampen(nn.Module):
 
         Parameters
         ----------
-        image : Tensor, (n, size, size)
+        image : Tensor, (n, size, size), or (n, channels, size, size) of several bands
             Pixels [nJy].
         masks : sequence of five Tensor or None
             Masks of the localisation network's sites and of the first convolution's, which
@@ -240,7 +243,7 @@ class Gampen(nn.Module):
         return x
 
     def forward(self, image: Tensor, masks: Sequence[Tensor | None] | None = None) -> Tensor:
-        """Pixels (n, size, size) [nJy] -> outputs (n, outputs), under `masks` of all sites."""
+        """Pixels [nJy] -> outputs (n, outputs), under `masks` of all sites; see :meth:`prefix`."""
         return self.with_crop(image, masks)[0]
 
     def with_crop(

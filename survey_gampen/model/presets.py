@@ -50,11 +50,13 @@ class Architecture:
     orientations : int
         How many orientations of an image the passes see in turn (1, 4 or 8;
         :mod:`survey_gampen.model.orientations`).
+    channels : int
+        Bands of an image. All are localised on together, and get one crop.
 
     Raises
     ------
     ValueError
-        If there are no so many orientations.
+        If there are no so many orientations, or no channel.
     """
 
     preset: str = "survey"
@@ -68,11 +70,21 @@ class Architecture:
     outputs: int = 9
     head_sees_crop: bool = True
     dropout: str = "regression"
-    orientations: int = 1  # what checkpoints that do not say so mean
+    # What checkpoints that do not say so mean:
+    orientations: int = 1
+    channels: int = 1
 
     def __post_init__(self) -> None:
         if self.orientations not in COUNTS:
             raise ValueError(f"orientations are 1, 4 or 8, not {self.orientations}")
+        if self.channels < 1:
+            raise ValueError(f"channels are 1 or more, not {self.channels}")
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of one image: (size, size), or (channels, size, size) of several bands."""
+        side = (self.size, self.size)
+        return side if self.channels == 1 else (self.channels, *side)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -78,7 +78,7 @@ class Look:
         For each orientation.
     added : Tensor, (orientations, batch, outputs) float32
         What is added to the outputs of passes in each orientation.
-    pixels : Tensor, (batch, size, size)
+    pixels : Tensor, (batch, size, size) or (batch, channels, size, size)
     theta : Tensor, (batch, 2, 3)
         Affine transformation of the image as it lies.
     novelty : Tensor, (batch,), or None
@@ -158,7 +158,7 @@ class Engine:
 
         Parameters
         ----------
-        images : ndarray, (n, size, size) float32
+        images : ndarray, (n, size, size), or (n, channels, size, size) of several bands, float32
             Pixels [nJy].
         keys : ndarray, (n,) uint64
             Key of each galaxy's own noise.

@@ -40,7 +40,7 @@ def set_precisions(model: Checkpoint, images: Images) -> None:
     ----------
     model : Checkpoint
         On the CPU; gets ``activation_ranges`` and ``fidelity`` into its ``meta``.
-    images : ndarray, (n, size, size)
+    images : ndarray, (n, [channels,] size, size)
         Pixels [nJy] of galaxies like those that it is made for, :data:`GALAXIES` or more.
     """
     model.meta.pop("fidelity", None)
@@ -56,7 +56,7 @@ def activation_ranges(model: Checkpoint, images: Images) -> list[float]:
     Parameters
     ----------
     model : Checkpoint
-    images : ndarray, (n, size, size)
+    images : ndarray, (n, [channels,] size, size)
         Pixels [nJy] of galaxies like those that it is made for.
     """
     network = model.network
@@ -108,7 +108,7 @@ def fidelity(
     ----------
     model : Checkpoint
         With :attr:`~survey_gampen.model.checkpoint.Checkpoint.ranges`, if int8 is asked for.
-    images : ndarray, (n, size, size)
+    images : ndarray, (n, [channels,] size, size)
         Pixels [nJy] of galaxies like those that it is made for.
     passes : int
     precisions : iterable of str

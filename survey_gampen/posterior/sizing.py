@@ -75,8 +75,8 @@ def resolve_engine(
 
 def measure_speed(checkpoint: Checkpoint, settings: EngineSettings, passes: int = _PASSES) -> Speed:
     """Time a full batch with so many passes, after one that loads kernels."""
-    side = checkpoint.config.size
-    images = np.random.default_rng(0).normal(0, 3, (settings.batch, side, side)).astype(np.float32)
+    shape = (settings.batch, *checkpoint.config.image_shape)
+    images = np.random.default_rng(0).normal(0, 3, shape).astype(np.float32)
     keys = np.arange(settings.batch, dtype=np.uint64)
     engine = Engine(checkpoint, passes=passes, seed=0, **settings.to_dict())
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from survey_gampen.errors import UnreadableFile
 from survey_gampen.images.base import Cutouts, ImageSource
+from survey_gampen.images.services.source import fetched
 from survey_gampen.images.status import NULL_BITS, Status, names
 from survey_gampen.model.checkpoint import Checkpoint
 from survey_gampen.report.style import RED, picture
@@ -48,7 +49,7 @@ class Frame:
     replaced : float
         Share of the pixels that were replaced.
     seen : ndarray, (size, size)
-        The stretched image.
+        The stretched image, of several bands the first.
     crop : ndarray, (4, 2), or None
         Corners of what the network crops, in pixels; None where it will see nothing.
     """
@@ -83,11 +84,11 @@ def frames(source: ImageSource, checkpoint: Checkpoint, rows: pa.Table) -> list[
     list of Frame
         In the order of `rows`.
     """
-    n, size = rows.num_rows, checkpoint.config.size
-    images, status = np.zeros((n, size, size), np.float32), np.zeros(n, np.int32)
+    n, arch = rows.num_rows, checkpoint.config
+    images, status = np.zeros((n, *arch.image_shape), np.float32), np.zeros(n, np.int32)
     note: list[str | None] = [None] * n
     replaced = np.ones(n)
-    for batch in _cutouts(source, rows, size):
+    for batch in _cutouts(source, rows, arch.size):
         place = batch.index
         images[place], status[place] = batch.image, batch.status | _strange(batch, checkpoint)
         replaced[place] = batch.replaced.mean(axis=(1, 2))
@@ -110,7 +111,8 @@ def _cutouts(source: ImageSource, rows: pa.Table, size: int) -> Iterator[Cutouts
     ra, dec = rows["ra"].to_numpy(), rows["dec"].to_numpy()
     ids = rows["object_id"].to_pylist()
     try:
-        yield from list(source.cutouts(ra, dec, size, ids))
+        with fetched(source, ra, dec, size) as near:
+            yield from list(near.cutouts(ra, dec, size, ids))
     except UnreadableFile:
         for i, name in enumerate(ids):
             one = slice(i, i + 1)
@@ -126,8 +128,13 @@ def _cutouts(source: ImageSource, rows: pa.Table, size: int) -> Iterator[Cutouts
 
 def _strange(batch: Cutouts, checkpoint: Checkpoint) -> NDArray[np.int32]:
     """OUT_OF_RANGE where a run would set it."""
+    usable = (batch.status & int(NULL_BITS)) == 0
+    if not usable.any():
+        return np.zeros(len(batch), np.int32)
     facts = {name: batch.facts.get(name) for name in ("psf_fwhm", "pixel_scale")}
-    psf, scale = (np.full(len(batch), np.nan if v is None else v) for v in facts.values())
+    psf, scale = (
+        np.full(batch.sky_sigma.shape, np.nan if v is None else v) for v in facts.values()
+    )
     strange = out_of_range(
         checkpoint.meta.get("trained_on", {}),
         checkpoint.config.pixel_scale,
@@ -135,7 +142,6 @@ def _strange(batch: Cutouts, checkpoint: Checkpoint) -> NDArray[np.int32]:
         psf,
         scale,
     )
-    usable = (batch.status & int(NULL_BITS)) == 0
     return np.where(strange & usable, np.int32(Status.OUT_OF_RANGE), np.int32(0))
 
 
@@ -143,8 +149,9 @@ def _strange(batch: Cutouts, checkpoint: Checkpoint) -> NDArray[np.int32]:
 def _look(
     checkpoint: Checkpoint, images: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """What the network sees of images (n, size, size) [nJy], and corners of its crops (n, 4, 2)."""
-    network, size = checkpoint.network, images.shape[1]
+    """What the network sees of images (n, [channels,] size, size) [nJy], in their first channel
+    (n, size, size), and corners of its crops (n, 4, 2)."""
+    network, size = checkpoint.network, images.shape[-1]
     with torch.inference_mode():
         stretched = [network.stretch(part) for part in torch.from_numpy(images).split(8)]
         theta = torch.cat([network.localisation(part) for part in stretched]).double().numpy()

@@ -90,7 +90,8 @@ def estimate(settings: Settings, checkpoint: Checkpoint, rows: int, galaxies: in
     workers = 1 if device == "cuda" else max(1, cores // threads)
     flop = settings.passes * flop_per_pass(checkpoint)
     rate = 1 / each if device == "cuda" else GPU_SHARE * GPU_PEAK / flop
-    cutouts = galaxies * cutout_bytes(checkpoint.config.size)
+    arch = checkpoint.config
+    cutouts = galaxies * cutout_bytes(arch.size, arch.channels)
     keep = settings.keep_cutouts
     return Cost(
         galaxies=galaxies,
@@ -123,7 +124,7 @@ def flop_per_pass(checkpoint: Checkpoint) -> float:
     hooks = [layer.register_forward_hook(count) for layer in layers]
     try:
         with torch.inference_mode():
-            blank = torch.zeros(1, network.arch.size, network.arch.size)
+            blank = torch.zeros(1, *network.arch.image_shape)
             features, theta = network.prefix(blank)
             before = 0 if network.dropout == "everywhere" else total
             network.tail(features, theta)

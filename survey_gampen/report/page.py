@@ -71,7 +71,7 @@ def settings(spec: RunSpec, found: Gathered) -> str:
     rows = [
         ["catalogue", chosen.catalog],
         ["images", chosen.images],
-        ["survey, band", f"{spec.survey.name}, {chosen.band}"],
+        ["survey, band", f"{spec.survey.name}, {', '.join(chosen.image_bands)}"],
         ["model", f"{chosen.model} (SHA-256 {spec.model['sha256'][:16]}...)"],
         ["cutouts", f"{spec.size} px of {spec.model['pixel_scale']:g} arcsec, "
          f"{'kept' if spec.plan.keep_cutouts else 'dropped after use'}"],

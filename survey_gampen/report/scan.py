@@ -15,6 +15,7 @@ from survey_gampen.catalog.sort import RowCheck
 from survey_gampen.catalog.source import Catalog
 from survey_gampen.images.base import ImageSource
 from survey_gampen.images.coverage import located
+from survey_gampen.images.stack import StackedSource
 from survey_gampen.images.tiles.source import TileSource
 from survey_gampen.report.cells import Cells
 from survey_gampen.report.tally import Smallest, shuffled_keys
@@ -33,7 +34,7 @@ class Scan:
         Rows whose centre lies on an image; None where nobody knows before asking.
     images, images_touched : int or None
         Tiles there are, and those that some row would be cut from; None where nobody knows, or
-        where there are no tiles.
+        where there are no tiles. Of several bands those of the first.
     cells : Cells
         Where the rows lie.
     sample : pyarrow.Table
@@ -75,8 +76,9 @@ def scan(
         For rows that a run would refuse, all named in one line.
     """
     check, cells, chosen = RowCheck(catalog), Cells(), Smallest(sample)
-    tiled = isinstance(source, TileSource)
-    tiles = source.footprints().num_rows  # of a tree by a sky map none is known before it is asked
+    first = source.sources[0] if isinstance(source, StackedSource) else source
+    tiled = isinstance(first, TileSource)
+    tiles = first.footprints().num_rows  # of a tree by a sky map none is known before it is asked
     touched: set[int] = set()
     known, with_image = True, 0
     turn = shuffled_keys(pa.array([seed]))[0]

@@ -27,15 +27,17 @@ def out_of_range(
     Parameters
     ----------
     trained_on : mapping
-        From the checkpoint: ``sky_sigma_njy`` and ``psf_fwhm``, each (least, most).
+        From the checkpoint: ``sky_sigma_njy`` and ``psf_fwhm``, each (least, most), or a list of
+        these of several bands.
     model_scale : float
         Pixel scale of the cutouts [arcsec].
-    sky_sigma, psf_fwhm, pixel_scale : (n,)
+    sky_sigma, psf_fwhm, pixel_scale : (n,), or (n, bands)
         Of the images they were cut from: noise a pixel [nJy], FWHM [arcsec], scale [arcsec].
 
     Returns
     -------
     (n,) bool
+        Of several bands whether any lies outside.
     """
     scale = np.asarray(pixel_scale, float)
     # The noise of uncorrelated pixels goes with the side of a pixel when fluxes are conserved.
@@ -43,6 +45,6 @@ def out_of_range(
     noise = np.asarray(sky_sigma, float) / ratio
     outside = (ratio < FINEST) | (ratio > COARSEST)
     for key, values in (("sky_sigma_njy", noise), ("psf_fwhm", np.asarray(psf_fwhm, float))):
-        least, most = trained_on.get(key, (-np.inf, np.inf))
+        least, most = np.transpose(trained_on.get(key, (-np.inf, np.inf)))
         outside |= (values < least) | (values > most)
-    return outside
+    return np.asarray(outside.any(axis=tuple(range(1, outside.ndim))))

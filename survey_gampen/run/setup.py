@@ -19,9 +19,10 @@ from survey_gampen.catalog.source import Catalog
 from survey_gampen.config import Settings
 from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.images.base import ImageSource
-from survey_gampen.images.open import open_images
+from survey_gampen.images.open import open_bands
 from survey_gampen.images.ready.group import ReadySource
 from survey_gampen.model.checkpoint import Checkpoint, load_checkpoint
+from survey_gampen.run.bands import with_bands
 from survey_gampen.run.folder import clear_plan
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.measure import Measured
@@ -74,6 +75,7 @@ class Inputs:
     def parts(self, precision: str) -> dict[str, Any]:
         """Return what the fingerprint is made of."""
         settings = self.settings
+        several = {"channels": list(settings.channels)} if settings.channels else {}
         return {
             "catalogue": self.catalog.identity(),
             "images": self.source.inventory(),
@@ -81,6 +83,7 @@ class Inputs:
             "survey": self.survey.for_results(),
             "settings": {
                 "band": settings.band,
+                **several,
                 "passes": settings.passes,
                 "seed": settings.seed,
                 "precision": precision,
@@ -98,10 +101,11 @@ def open_inputs(settings: Settings, run: RunDir) -> Inputs:
         Where something can't be used.
     """
     survey = load_survey(settings.survey)
-    catalog = open_rows(settings.catalog, settings, survey)
     checkpoint = load_checkpoint(settings.model)
+    settings = with_bands(settings, survey, checkpoint)
+    catalog = open_rows(settings.catalog, settings, survey)
     scale = checkpoint.config.pixel_scale
-    source = open_images(settings.images, survey, settings.band, scale, run.cache)
+    source = open_bands(settings.images, survey, settings.image_bands, scale, run.cache)
     if isinstance(source, ReadySource):
         check_names(catalog, source)
     return Inputs(settings, catalog, survey, checkpoint, source)
@@ -212,12 +216,12 @@ def plan(
         How long the job of a worker may last [s].
     """
     settings = inputs.settings
-    size = inputs.checkpoint.config.size
+    size, bands = inputs.checkpoint.config.size, len(settings.image_bands)
     at_most = settings.partition_rows or partition_rows(measured, rows, workers, walltime)
     totals = write_plan(run.plan, make_plan(run.catalog, at_most), at_most, staging)
     keep = settings.keep_cutouts
     if keep is None:
-        keep = rows * cutout_bytes(size) <= DROP_ABOVE
+        keep = rows * cutout_bytes(size, bands) <= DROP_ABOVE
     parts = inputs.parts(measured.engine["precision"])
     spec = RunSpec(
         version=__version__,
@@ -299,8 +303,9 @@ def after_images_changed(run: RunDir, spec: RunSpec) -> tuple[RunSpec, list[str]
     """
     settings = spec.settings
     try:
-        source = open_images(
-            settings.images, spec.survey, settings.band, spec.model["pixel_scale"], run.cache
+        source = open_bands(
+            *(settings.images, spec.survey, settings.image_bands),
+            *(spec.model["pixel_scale"], run.cache),
         )
     except InputError as error:  # they were there at planning
         raise OutsideFault(f"{error} (at planning there were)") from error

@@ -21,9 +21,14 @@ DROP_ABOVE = 100e9
 ROW_BYTES = 500
 
 
-def cutout_bytes(pixels: int) -> int:
+def cutout_bytes(pixels: int, bands: int = 1) -> int:
     """Return the bytes of one float32 cutout; lossless compression of noise saves little."""
-    return 4 * pixels**2
+    return 4 * bands * pixels**2
+
+
+def cutout_of(spec: RunSpec) -> int:
+    """Return the bytes of one galaxy's cutout in a run, all bands together."""
+    return cutout_bytes(spec.size, len(spec.settings.image_bands))
 
 
 def needed(spec: RunSpec, rows: int, rows_to_cut: int, rows_at_once: int) -> float:
@@ -41,7 +46,7 @@ def needed(spec: RunSpec, rows: int, rows_to_cut: int, rows_at_once: int) -> flo
     """
     kept = rows_to_cut if spec.plan.keep_cutouts else min(rows_to_cut, rows_at_once)
     draws = 3 * 2 * spec.settings.passes if spec.settings.keep_samples else 0
-    return float(kept * cutout_bytes(spec.size) + rows * (ROW_BYTES + draws))
+    return float(kept * cutout_of(spec) + rows * (ROW_BYTES + draws))
 
 
 def check_run(run: RunDir, spec: RunSpec, rows: int, rows_to_cut: int, rows_at_once: int) -> None:
@@ -57,7 +62,7 @@ def check_run(run: RunDir, spec: RunSpec, rows: int, rows_to_cut: int, rows_at_o
     """
     if storage.is_remote(run.root):
         run.staging_root.mkdir(parents=True, exist_ok=True)
-        on_the_way = min(rows_to_cut, rows_at_once) * float(cutout_bytes(spec.size))
+        on_the_way = min(rows_to_cut, rows_at_once) * float(cutout_of(spec))
         check_space(run.staging_root, on_the_way, can_drop=False)
     else:
         wanted = needed(spec, rows, rows_to_cut, rows_at_once)

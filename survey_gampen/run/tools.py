@@ -8,7 +8,7 @@ from typing import Any
 
 from survey_gampen.errors import InputError, OutsideFault, UnfitWorker
 from survey_gampen.images.base import ImageSource
-from survey_gampen.images.open import open_images
+from survey_gampen.images.open import open_bands
 from survey_gampen.model.checkpoint import load_checkpoint
 from survey_gampen.posterior.engine import Engine
 from survey_gampen.run.layout import RunDir
@@ -51,10 +51,10 @@ def _open_source(run: RunDir, spec: RunSpec) -> ImageSource:
         Where they are others now: what comes of them would not be this run's.
     """
     settings = spec.settings
-    source = open_images(
+    source = open_bands(
         settings.images,
         spec.survey,
-        settings.band,
+        settings.image_bands,
         spec.model["pixel_scale"],
         run.cache,
         frozen=True,

@@ -28,13 +28,17 @@ def warn(lines: Sequence[str]) -> None:
 def tell_plan(spec: RunSpec, workers: int) -> None:
     """Print the plan in numbers, and its cost."""
     facts = spec.plan
-    cutouts = facts.rows * space.cutout_bytes(spec.size)
+    cutouts = facts.rows * space.cutout_of(spec)
     fate = "" if facts.keep_cutouts else " in all, dropped as they are used"
     seconds = facts.rows * facts.seconds_per_galaxy / max(1, workers)
     draws = 6 * spec.settings.passes * facts.rows if spec.settings.keep_samples else 0
     for line in cut_lines(facts.rows_read, facts.lost, facts.rows):
         say(line)
     say(f"rows: {facts.rows}")
+    if spec.settings.channels:
+        say(
+            f"bands: {', '.join(spec.settings.channels)} together; measured is {spec.settings.band}"
+        )
     say(f"partitions: {facts.partitions} of at most {facts.partition_rows} rows")
     say(f"cutouts: {size(cutouts)}{fate}")
     say(f"posteriors: {size(facts.rows * space.ROW_BYTES)}")

@@ -19,6 +19,7 @@ import numpy as np
 
 from survey_gampen.commit import replace as replace_file
 from survey_gampen.errors import InputError
+from survey_gampen.simulation.colours import in_band
 from survey_gampen.simulation.noise import Field
 from survey_gampen.simulation.population import Galaxy, Population, completed
 from survey_gampen.simulation.skynoise import measure_sky, read_sky, write_sky
@@ -40,10 +41,16 @@ def describe(
     Raises
     ------
     InputError
-        If a PSF or the catalogue of real galaxies cannot be read.
+        If a PSF or the catalogue of real galaxies cannot be read, or they are of one band and the
+        simulation of several.
     """
     from survey_gampen.simulation.render import load_psfs
 
+    if len(population.bands) > 1 and (psfs or sky or real_galaxies):
+        raise InputError(
+            "images given by --psf, --sky and --real-galaxies are of one band: leave them out, or"
+            " --bands"
+        )
     load_psfs(psfs, population["pixel_scale"])
     settings = {
         "population": population.table,
@@ -164,6 +171,10 @@ class Ingredients:
         if self.real is None:
             return galaxy
         return self.real.become(galaxy, self.seed, self.renderer.psf_fwhm(galaxy))
+
+    def in_band(self, galaxy: Galaxy, band: str) -> Galaxy:
+        """As a band shows it."""
+        return in_band(self.population, galaxy, self.seed, band)
 
     def noise_field(self, galaxy: Galaxy) -> Field:
         """How the noise of one pixel of its image goes with that of the next."""

@@ -6,7 +6,7 @@ from a counter-based generator keyed by (s, i).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,17 +122,38 @@ class Population:
     table: dict[str, Any]
 
     @classmethod
-    def load(cls, name_or_path: str | Path) -> Population:
+    def load(cls, name_or_path: str | Path, bands: Sequence[str] = ()) -> Population:
         """A shipped population by name, or a TOML file.
+
+        Parameters
+        ----------
+        name_or_path : str or Path
+        bands : sequence of str
+            Bands that are seen together, the population's own first; none: that alone.
 
         Raises
         ------
         InputError
-            If it is missing, no TOML, or its keys are not those of the shipped populations.
+            If it is missing, no TOML, its keys are not those of the shipped populations, or it
+            does not know one of the bands.
         """
         table, path = tomlfile.shipped_or_own(name_or_path, _SHIPPED, "population")
-        table = completed(table)
-        tomlfile.check_like(table, tomlfile.read(_SHIPPED / "hsc-wide.toml"), str(path))
+        table, model = completed(table), tomlfile.read(_SHIPPED / "hsc-wide.toml")
+        others, known = table.pop("bands", {}), model.pop("bands")
+        tomlfile.check_like(table, model, str(path))
+        if bands and (bands[0] != table["band"] or len(set(bands)) < len(bands)):
+            raise InputError(
+                f"--bands {','.join(bands)}: the first must be that of the truth, {table['band']}"
+                f" in {path}, and each stand there once"
+            )
+        for band in bands[1:]:
+            if not isinstance(others, dict) or band not in others:
+                raise InputError(
+                    f"{path} has no table [bands.{band}]: write one like those of hsc-wide"
+                )
+            tomlfile.check_like({band: others[band]}, {band: known["r"]}, f"{path} [bands]")
+        if bands[1:]:
+            table["bands"] = {band: others[band] for band in bands[1:]}
         if not 0 <= table["noise"]["correlation"] <= 10:
             raise InputError(f"{path} [noise]: correlation must be 0 to 10 px")
         return cls(table)
@@ -144,6 +165,17 @@ class Population:
             raise InputError(
                 f"population {self.table.get('name')!r} lacks the key {key!r}"
             ) from None
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Bands that are seen together; truths are of the first."""
+        return (self["band"], *self.table.get("bands", {}))
+
+    def observed(self, band: str) -> dict[str, Any]:
+        """PSF and sky in a band: ``fwhm`` [arcsec], ``sky_sigma`` and ``sky_level`` [ADU]."""
+        if band == self["band"]:
+            return {"fwhm": self["psf"]["fwhm"], **self["noise"]}
+        return dict(self["bands"][band])
 
     @property
     def noise_field(self) -> Field:

@@ -7,10 +7,13 @@ that are missing. Two forms:
 * *cutouts*: ``image`` (object, y, x) [nJy] with noise, as a survey would give them;
 * *parts* (``--parts``): disk and bulge of a fixed flux, and the neighbours, apart and without
   noise. Training mixes them anew in each epoch (:mod:`survey_gampen.training.parts`).
+
+Of several bands (``--bands``) each array has them as its second axis.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from zarr.codecs import ZstdCodec
 
 from survey_gampen.errors import InputError
 from survey_gampen.pool import compute, one_a_core
+from survey_gampen.simulation.colours import stream
 from survey_gampen.simulation.ingredients import check_same, describe, ingredients, measure
 from survey_gampen.simulation.noise import add_noise
 from survey_gampen.simulation.population import Galaxy, Population
@@ -45,6 +49,7 @@ def main(
     sky: tuple[Path, ...] = (),
     real_galaxies: Path | None = None,
     parts: bool = False,
+    bands: tuple[str, ...] = (),
     cluster: str = "local",
     workers: int | None = None,
 ) -> int:
@@ -53,8 +58,8 @@ def main(
     Raises
     ------
     InputError
-        If the population, a PSF, the sky or the real galaxies cannot be used, or `out` holds
-        another simulation.
+        If the population, its bands, a PSF, the sky or the real galaxies cannot be used, or `out`
+        holds another simulation.
     """
     if n < 1:
         raise InputError("simulate at least one galaxy: raise --n")
@@ -64,7 +69,7 @@ def main(
             "--parts; for training with correlated noise set the population's correlation"
         )
     profile = one_a_core(cluster, workers)
-    chosen = Population.load(population)
+    chosen = Population.load(population, bands)
     settings = describe(chosen, n, seed, psfs, sky, real_galaxies) | {"parts": parts}
     measure(out, settings, compute, profile, lambda: prepare(out, settings))
     missing = [b for b in range(-(-n // BLOCK)) if not _truth_file(out, b).exists()]
@@ -84,35 +89,50 @@ def simulate_block(out: str, block: int) -> int:
     first, last = block * BLOCK, min(settings["n"], (block + 1) * BLOCK)
     galaxies = [made_of.draw(i) for i in range(first, last)]
     group = zarr.open_group(out, mode="r+")
+    # Galaxies by band; arrays of a single band have no axis for it.
+    seen = {band: [made_of.in_band(g, band) for g in galaxies] for band in population.bands}
+    several = len(seen) > 1
     if settings["parts"]:
-        planes = np.stack([renderer.parts(g, PARTS_FLUX) for g in galaxies])
+        planes = np.stack(
+            [[renderer.parts(g, PARTS_FLUX) for g in there] for there in seen.values()], axis=2
+        )
         for k, name in enumerate(PARTS):
-            _array(group, name)[first:last] = planes[:, k].astype(np.float16)
+            plane = planes[:, k] if several else planes[:, k, 0]
+            _array(group, name)[first:last] = plane.astype(np.float16)
     else:
-        images = np.empty((last - first, renderer.size, renderer.size), np.float32)
-        for image, galaxy in zip(images, galaxies, strict=True):
-            # A stream of its own, so that noise does not move when the population changes.
-            key = [settings["seed"], galaxy.index + (1 << 40)]
-            rng = np.random.Generator(np.random.Philox(key=key))
-            light, field = renderer.image(galaxy), made_of.noise_field(galaxy)
-            image[:] = add_noise(light, galaxy.sky_sigma, renderer.sky_level, rng, field)
-        _array(group, "image")[first:last] = images * population.unit
-    table = truth_table(galaxies, population.unit)
+        side = (renderer.size, renderer.size)
+        images = np.empty((len(galaxies), len(seen), *side), np.float32)
+        for channel, (band, there) in enumerate(seen.items()):
+            sky_level = population.observed(band)["sky_level"]
+            for image, galaxy in zip(images[:, channel], there, strict=True):
+                # A stream of its own, so that noise does not move when the population changes.
+                key = galaxy.index + (1 << 40)
+                rng = stream(settings["seed"], key, band if channel else None)
+                light, field = renderer.image(galaxy), made_of.noise_field(galaxy)
+                image[:] = add_noise(light, galaxy.sky_sigma, sky_level, rng, field)
+        images *= np.float32(population.unit)
+        _array(group, "image")[first:last] = images if several else images[:, 0]
+    table = truth_table(galaxies, population.unit, seen)
     publish_rows(_truth_file(Path(out), block), table, Path(out))
     return len(galaxies)
 
 
-def truth_table(galaxies: list[Galaxy], unit: float) -> pa.Table:
+def truth_table(
+    galaxies: list[Galaxy], unit: float, seen: Mapping[str, Sequence[Galaxy]] | None = None
+) -> pa.Table:
     """What is true of the galaxies: one row each, fluxes in nJy, radii in arcsec.
 
-    Under real skies with the piece of sky, for real galaxies with the catalogue's IDENT, the
-    factor of enlargement and the turn [deg]; their disk and bulge are those of the fit.
+    Of several bands with B/T, flux, sky and PSF in the others. Under real skies with the piece of
+    sky, for real galaxies with the catalogue's IDENT, the factor of enlargement and the turn [deg];
+    their disk and bulge are those of the fit.
 
     Parameters
     ----------
     galaxies : list of Galaxy
     unit : float
         1 ADU in nJy.
+    seen : mapping, optional
+        The galaxies by band, if there are several; the first band is that of `galaxies`.
     """
     rows: list[dict[str, Any]] = []
     for g in galaxies:
@@ -143,6 +163,14 @@ def truth_table(galaxies: list[Galaxy], unit: float) -> pa.Table:
                 for key in ("sersic_n", "half_light_radius", "axis_ratio", "position_angle")
             }
         rows.append(row)
+    for band, others in list((seen or {}).items())[1:]:
+        for row, g in zip(rows, others, strict=True):
+            row |= {
+                f"bt_{band}": g.bt,
+                f"flux_{band}": g.flux * unit,
+                f"sky_sigma_{band}": g.sky_sigma * unit,
+                f"psf_fwhm_{band}": g.moffat_fwhm,
+            }
     return pa.Table.from_pylist(rows)
 
 
@@ -186,7 +214,9 @@ def prepare(out: Path, settings: dict[str, Any]) -> None:
     InputError
         If `out` holds something else.
     """
-    size = settings["population"]["size"]
+    population = Population(settings["population"])
+    size, bands = population["size"], population.bands
+    several = (len(bands),) if len(bands) > 1 else ()
     if (out / "zarr.json").exists():
         check_same(out, read_settings(out), settings)
     elif out.is_dir() and any(out.iterdir()):
@@ -199,12 +229,12 @@ def prepare(out: Path, settings: dict[str, Any]) -> None:
             continue
         group.create_array(
             name,
-            shape=(settings["n"], size, size),
-            chunks=(8, size, size),
-            shards=(BLOCK, size, size),
+            shape=(settings["n"], *several, size, size),
+            chunks=(8, *several, size, size),
+            shards=(BLOCK, *several, size, size),
             dtype="float16" if settings["parts"] else "float32",
             compressors=ZstdCodec(level=1),
-            dimension_names=("object", "y", "x"),
+            dimension_names=("object", "band", "y", "x") if several else ("object", "y", "x"),
             attributes={"unit": "adu" if settings["parts"] else "nJy"},
         )
 

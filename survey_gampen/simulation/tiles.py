@@ -1,8 +1,9 @@
 """`survey-gampen simulate --as-tiles`: coadds in the layout of HSC ``calexp`` files.
 
 A tile is a field of its own: galaxies of the population on a jittered grid, so that each is its
-neighbours' neighbour, fainter sources between them, one PSF, one sky. Beside the tiles stand the
-catalogue (``catalog.parquet``, ready for ``survey-gampen run``) and the truth.
+neighbours' neighbour, fainter sources between them, one PSF, one sky. Of several bands it is as
+many files of one grid of pixels. Beside the tiles stand the catalogue (``catalog.parquet``, ready
+for ``survey-gampen run``) and the truth.
 """
 
 from __future__ import annotations
@@ -24,7 +25,14 @@ from survey_gampen.commit import publish
 from survey_gampen.commit import replace as replace_file
 from survey_gampen.errors import InputError
 from survey_gampen.pool import compute, one_a_core
-from survey_gampen.simulation.ingredients import check_same, describe, ingredients, measure
+from survey_gampen.simulation.colours import stream
+from survey_gampen.simulation.ingredients import (
+    Ingredients,
+    check_same,
+    describe,
+    ingredients,
+    measure,
+)
 from survey_gampen.simulation.noise import add_noise
 from survey_gampen.simulation.population import Galaxy, Population
 from survey_gampen.simulation.rows import publish_rows
@@ -56,11 +64,10 @@ class Field:
     n: int
     out: str
 
-    @property
-    def path(self) -> Path:
-        """The tile's file."""
+    def path(self, band: str) -> Path:
+        """The tile's file of a band."""
         tract, patch = 9000 + self.tile // 81, f"{self.tile // 9 % 9},{self.tile % 9}"
-        name = f"calexp-HSC-{self.settings['population']['band'].upper()}-{tract}-{patch}.fits.fz"
+        name = f"calexp-HSC-{band.upper()}-{tract}-{patch}.fits.fz"
         return Path(self.out) / "tiles" / name
 
     @property
@@ -79,6 +86,7 @@ def main(
     sky: tuple[Path, ...] = (),
     real_galaxies: Path | None = None,
     per_tile: int = 49,
+    bands: tuple[str, ...] = (),
     cluster: str = "local",
     workers: int | None = None,
 ) -> int:
@@ -87,13 +95,13 @@ def main(
     Raises
     ------
     InputError
-        If the population, a PSF, the sky or the real galaxies cannot be used, or `out` holds
-        another simulation.
+        If the population, its bands, a PSF, the sky or the real galaxies cannot be used, or `out`
+        holds another simulation.
     """
     if n < 1 or per_tile < 1:
         raise InputError("simulate at least one galaxy: raise --n and --per-tile")
     profile = one_a_core(cluster, workers)
-    chosen = Population.load(population)
+    chosen = Population.load(population, bands)
     settings = describe(chosen, n, seed, psfs, sky, real_galaxies) | {"per_tile": per_tile}
     measure(out, settings, compute, profile, lambda: _prepare(out, settings))
     side = int(np.ceil(np.sqrt(min(n, per_tile))))
@@ -136,11 +144,11 @@ def _prepare(out: Path, settings: dict[str, Any]) -> None:
 
 
 def make_tile(field: Field, tile_start: int) -> None:
-    """Render one tile, and publish it and then its truth. Runs without Dask too."""
+    """Render one tile in all bands, publish it and then its truth. Runs without Dask too."""
     from survey_gampen.simulation.render import EXACT
 
     made_of = ingredients(field.out, field.settings, EXACT)
-    population, renderer, seed = made_of.population, made_of.renderer, made_of.seed
+    population, seed = made_of.population, made_of.seed
     # Streams of their own: galaxies count from 0, tiles' skies from 2^41, all else from 2^42.
     rng = np.random.Generator(np.random.Philox(key=[seed, (1 << 42) + field.tile]))
     cell = population["size"]
@@ -149,9 +157,8 @@ def make_tile(field: Field, tile_start: int) -> None:
     width, height = (k * cell + cell // 2 + 4 for k in (field.columns, field.rows))
 
     # PSF and sky of all.
-    sky = made_of.under_sky(population.draw(seed, (1 << 41) + field.tile, len(renderer.psfs)))
-    psf = renderer.psf(sky)
-    canvas = renderer.canvas(width, height)
+    number = (1 << 41) + field.tile
+    sky = made_of.under_sky(population.draw(seed, number, len(made_of.renderer.psfs)))
     galaxies: list[Galaxy] = []
     for k in range(field.n):
         drawn = population.draw(seed, tile_start + k)
@@ -163,38 +170,64 @@ def make_tile(field: Field, tile_start: int) -> None:
             disk=replace(drawn.disk, x=x, y=y),
             bulge=replace(drawn.bulge, x=x, y=y),
             neighbours=tuple(replace(p, x=p.x + x, y=p.y + y) for p in drawn.neighbours),
-            moffat_fwhm=sky.moffat_fwhm,
-            moffat_beta=sky.moffat_beta,
-            psf_index=sky.psf_index,
-            sky_sigma=sky.sky_sigma,
-            sky_piece=sky.sky_piece,
         )
-        galaxy = made_of.as_real(galaxy)
-        galaxies.append(galaxy)
+        galaxies.append(made_of.as_real(_under(sky, galaxy)))
+    # The pixel of `canvas` with the coordinates (0, 0), as GalSim's setCenter has it.
+    centre = (width // 2, height // 2)
+    wcs = _wcs(centre, population["pixel_scale"], field.tile)
+    seen: dict[str, list[Galaxy]] = {}
+    for band in population.bands:
+        above = made_of.in_band(sky, band)
+        seen[band] = [_under(above, made_of.in_band(g, band)) for g in galaxies]
+        noise = stream(seed, (1 << 42) + field.tile, band) if band != population["band"] else rng
+        hdus = _render(made_of, seen[band], above, (width, height), noise, band, wcs)
+        _publish(field.path(band), hdus, field.out)
+    x = np.array([g.disk.x + centre[0] for g in galaxies])
+    y = np.array([g.disk.y + centre[1] for g in galaxies])
+    ra, dec = wcs.all_pix2world(x, y, 0)
+    table = truth_table(galaxies, population.unit, seen)
+    table = table.add_column(1, "ra", pa.array(ra)).add_column(2, "dec", pa.array(dec))
+    publish_rows(field.truth, table, Path(field.out))
+
+
+def _under(sky: Galaxy, galaxy: Galaxy) -> Galaxy:
+    """A galaxy with the PSF and the sky of its tile."""
+    return replace(
+        galaxy,
+        moffat_fwhm=sky.moffat_fwhm,
+        moffat_beta=sky.moffat_beta,
+        psf_index=sky.psf_index,
+        sky_sigma=sky.sky_sigma,
+        sky_piece=sky.sky_piece,
+    )
+
+
+def _render(
+    made_of: Ingredients,
+    galaxies: list[Galaxy],
+    sky: Galaxy,
+    shape: tuple[int, int],
+    rng: np.random.Generator,
+    band: str,
+    wcs: WCS,
+) -> fits.HDUList:
+    """A tile of `shape` (x, y) in one band."""
+    population, renderer = made_of.population, made_of.renderer
+    psf, canvas = renderer.psf(sky), renderer.canvas(*shape)
+    for galaxy in galaxies:
         # Every cell has its own galaxy, which is a neighbour to those beside it: half the
         # population's neighbours are enough.
         renderer.add_central(canvas, galaxy, psf, stamp=True)
         for neighbour in galaxy.neighbours[::2]:
             renderer.add(canvas, (neighbour,), psf, stamp=True)
-
-    # The pixel of `canvas` with the coordinates (0, 0), as GalSim's setCenter has it.
-    centre = (width // 2, height // 2)
-    wcs = _wcs(centre, population["pixel_scale"], field.tile)
-    image = add_noise(
-        canvas.array, sky.sky_sigma, renderer.sky_level, rng, made_of.noise_field(sky)
-    )
-    hdus = _hdus(image, canvas.array, sky.sky_sigma, renderer.sky_level, wcs)
-    hdus[0].header["FILTER"] = population["band"]
+    sky_level = population.observed(band)["sky_level"]
+    image = add_noise(canvas.array, sky.sky_sigma, sky_level, rng, made_of.noise_field(sky))
+    hdus = _hdus(image, canvas.array, sky.sky_sigma, sky_level, wcs)
+    hdus[0].header["FILTER"] = band
     hdus[0].header["FLUXMAG0"] = (10 ** (0.4 * population["zero_point"]), "flux of magnitude 0")
     if np.isfinite(sky.moffat_fwhm):
         hdus[0].header["PSF_FWHM"] = (sky.moffat_fwhm, "[arcsec]")
-    _publish(field.path, hdus, field.out)
-    x = np.array([g.disk.x + centre[0] for g in galaxies])
-    y = np.array([g.disk.y + centre[1] for g in galaxies])
-    ra, dec = wcs.all_pix2world(x, y, 0)
-    table = truth_table(galaxies, population.unit)
-    table = table.add_column(1, "ra", pa.array(ra)).add_column(2, "dec", pa.array(dec))
-    publish_rows(field.truth, table, Path(field.out))
+    return hdus
 
 
 def _wcs(centre: tuple[int, int], pixel_scale: float, tile: int) -> WCS:

@@ -24,7 +24,7 @@ class Batch:
 
     Attributes
     ----------
-    image : Tensor, (n, size, size)
+    image : Tensor, (n, size, size), or (n, bands, size, size) of several bands
         [nJy], on the device.
     truth : ndarray, (n, 3)
         B/T, R_e [arcsec], flux [nJy].
@@ -48,6 +48,8 @@ class TrainingSet(ABC):
         What the set is, as JSON: a training goes on with the same set only.
     size, pixel_scale : int, float
         Of the images [px; arcsec / px].
+    bands : tuple of str
+        Bands of the images; truths are of the first.
     place : str
         Where its pixels lie, in words.
     streams : bool
@@ -58,6 +60,7 @@ class TrainingSet(ABC):
     settings: dict[str, Any]
     size: int
     pixel_scale: float
+    bands: tuple[str, ...]
     place: str
     streams: bool = False
 
@@ -89,7 +92,8 @@ class TrainingSet(ABC):
 
     @abstractmethod
     def trained_on(self) -> dict[str, Any]:
-        """What a model will have seen: name, and ranges of magnitude, sky, PSF and pixel scale."""
+        """What a model will have seen: name, and ranges of magnitude, sky, PSF and pixel scale; of
+        several bands lists of the ranges of sky and PSF in each."""
 
     def epoch(
         self,
@@ -129,14 +133,14 @@ def _ahead(
 
 
 def turned(images: Tensor, turns: NDArray[np.int64], flips: NDArray[np.int64]) -> Tensor:
-    """Each image (n, y, x) turned by its number of right angles and mirrored or not."""
+    """Each image (n, ..., y, x) turned by its number of right angles and mirrored or not."""
     out = torch.empty_like(images)
     for turn in range(4):
         for flip in range(2):
             which = torch.from_numpy(np.flatnonzero((turns == turn) & (flips == flip)))
             which = which.to(images.device)
-            one = torch.rot90(images[which], turn, (1, 2))
-            out[which] = one.flip(2) if flip else one
+            one = torch.rot90(images[which], turn, (-2, -1))
+            out[which] = one.flip(-1) if flip else one
     return out
 
 
@@ -151,11 +155,11 @@ def drawn_shifts(rng: np.random.Generator, n: int, shift: int) -> NDArray[np.int
 
 
 def moved(images: Tensor, shifts: NDArray[np.int64], edge: str) -> Tensor:
-    """Each image (n, y, x) moved by its own whole pixels along y and x.
+    """Each image moved by its own whole pixels along y and x, all its bands alike.
 
     Parameters
     ----------
-    images : Tensor, (n, y, x)
+    images : Tensor, (n, y, x) or (n, bands, y, x)
     shifts : ndarray, (n, 2)
     edge : str
         What is seen beyond the edge: ``constant`` (zeros) or ``reflect``.
@@ -163,9 +167,10 @@ def moved(images: Tensor, shifts: NDArray[np.int64], edge: str) -> Tensor:
     most = int(np.abs(shifts).max(initial=0))
     if not most:
         return images
-    y, x = images.shape[1:]
+    y, x = images.shape[-2:]
     padded = torch.nn.functional.pad(images, (most,) * 4, mode=edge)
     # A view with one window for each shift there can be; one copy takes each image's own.
-    windows = padded.unfold(1, y, 1).unfold(2, x, 1)
+    windows = padded.unfold(-2, y, 1).unfold(-2, x, 1)
     down, right = torch.from_numpy(most - shifts).to(images.device).T
-    return windows[torch.arange(len(images), device=images.device), down, right]
+    which = torch.arange(len(images), device=images.device)
+    return windows[which, ..., down, right, :, :]

@@ -63,7 +63,7 @@ def main(
     out.mkdir(parents=True, exist_ok=True)  # rather an error now than after all the passes
     checkpoint = load_checkpoint(model)
     population = Population(read_settings(data)["population"])
-    checkpoint.config.check_takes(population["size"], population["pixel_scale"])
+    checkpoint.check_takes(population["size"], population["pixel_scale"], population.bands)
     engine = engine_here(checkpoint, passes, seed, precision)
     table = read_truth(data)[:limit]
     truth = {p: table[p].to_numpy().astype(float) for p in PARAMETERS}
@@ -171,7 +171,8 @@ def measure(
             sample = draws.physical[i].cpu().numpy()
             scale = engine.network.arch.pixel_scale
             told = tuple(true[which].tolist())
-            portrait = Portrait(f"galaxy {which}", images[i], crop, sample, told, scale)
+            image = images[i] if images.ndim == 3 else images[i, 0]
+            portrait = Portrait(f"galaxy {which}", image, crop, sample, told, scale)
     columns = {
         name: np.concatenate([part[name] for part in parts]).astype(float) for name in parts[0]
     }

@@ -60,6 +60,7 @@ class LabelledSet(TrainingSet):
         table = read_labels(labels)
         self.device = torch.device(device)
         self.size, self.pixel_scale = spec.model["size"], spec.model["pixel_scale"]
+        self.bands = spec.settings.image_bands
         row_of = {name: row for row, name in enumerate(table["object_id"].to_pylist())}
         stores = [open_cutouts(path) for path in sorted(run_dir.cutouts.glob("*.zarr"))]
         if not stores:
@@ -180,5 +181,7 @@ def _share(name: Any) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def _range(values: NDArray[Any]) -> list[float]:
-    return [float(values.min()), float(values.max())]
+def _range(values: NDArray[Any]) -> list[Any]:
+    """Least and most of (n,) values; of (n, bands) of each band."""
+    least_most: list[Any] = np.stack([values.min(0), values.max(0)], axis=-1).tolist()
+    return least_most

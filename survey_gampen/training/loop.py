@@ -96,7 +96,7 @@ class Training:
         torch.manual_seed(recipe["seed"])
         if init:
             start = load_checkpoint(init)
-            start.config.check_takes(data.size, data.pixel_scale)
+            start.check_takes(data.size, data.pixel_scale, data.bands)
             self.before = start.meta.get("provenance")
             self.targets = start.targets
             self.network = Gampen(start.config, site_rates(recipe, start.config))
@@ -107,7 +107,12 @@ class Training:
             self._freeze()
         else:
             self.targets = self._fitted(recipe["targets"], rng)
-            arch = architecture(recipe["preset"], size=data.size, pixel_scale=data.pixel_scale)
+            arch = architecture(
+                recipe["preset"],
+                size=data.size,
+                pixel_scale=data.pixel_scale,
+                channels=len(data.bands),
+            )
             self.network = Gampen(arch, site_rates(recipe, arch))
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimiser = self._optimiser()
@@ -265,8 +270,11 @@ class Training:
         replace(self.out / "state.safetensors", state.save, self.staging)
 
     def _export(self, path: Path) -> None:
+        bands = self.data.bands
+        several = {"band": bands[0], "bands": list(bands)} if len(bands) > 1 else {}
         meta = {
             "band": self.recipe["band"],
+            **several,
             "trained_on": self.data.trained_on(),
             "metrics": self.history[-1],
             "provenance": {

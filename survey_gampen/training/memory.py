@@ -1,9 +1,9 @@
 """Where the parts of galaxies lie: on the GPU, in memory, or on the disk until they are wanted.
 
-Parts are half precision, 343 kB a galaxy of 239 px: 16 384 galaxies are 5.6 GB, and each rank of
-a training has its own. What does not fit is read from its Zarr arrays row by row, which gives the
-same images. Measured on a set of 239 px with other work on both cores: 150 rows a second, all
-three parts, by one process from the page cache, most of it Zarr's own bookkeeping and the
+Parts are half precision, 343 kB a galaxy of 239 px and band: 16 384 galaxies are 5.6 GB, and each
+rank of a training has its own. What does not fit is read from its Zarr arrays row by row, which
+gives the same images. Measured on a set of 239 px with other work on both cores: 150 rows a second,
+all three parts, by one process from the page cache, most of it Zarr's own bookkeeping and the
 decoding of chunks of 8 of which one row is wanted. A network that trains on two cores sees 90 and
 hardly waits; a GPU does, and is better given ranks on more machines.
 """
@@ -62,7 +62,7 @@ class Parts:
 
     Attributes
     ----------
-    planes : Tensor, (part, galaxy, y, x), or None
+    planes : Tensor, (part, galaxy, y, x), of several bands (part, galaxy, band, y, x), or None
         Float16 [ADU, for a flux of :data:`PARTS_FLUX`]; None when they are read as they are wanted.
     place : str
         Where they lie, in words.
@@ -98,7 +98,7 @@ class Parts:
         return int(self.shape[1])
 
     def take(self, rows: NDArray[np.int64]) -> Tensor:
-        """Parts (part, n, y, x), float32 on the device, of the galaxies `rows` (n,)."""
+        """Parts (part, n, ..., y, x), float32 on the device, of the galaxies `rows` (n,)."""
         if self.planes is not None:
             chosen = self.planes[:, torch.from_numpy(rows).to(self.planes.device)]
         else:
@@ -129,8 +129,8 @@ class Parts:
 
     def _whole(self, planes: NDArray[np.float16]) -> NDArray[np.float16]:
         """Refuse galaxies without light: Zarr gives zeros where a file is gone."""
-        middle = self.shape[2] // 2
-        if not planes[:2, :, middle, middle].any(0).all():
+        middle = self.shape[-1] // 2
+        if not planes[:2, ..., middle, middle].any(0).all():
             raise OutsideFault(
                 f"{self._path} lacks pixels of galaxies: bring its disk back, or simulate again"
             )

@@ -5,7 +5,7 @@ disk, the bulge and the neighbours apart and without noise. A training image tak
 B/T and a sky from the population, adds up the parts, turns and mirrors galaxy and neighbours
 independently (the PSF is the same, only their places move), moves both by the recipe's ``shift``
 and adds noise. No two epochs show the same image, and every image is a fair draw from the
-population.
+population. Of several bands all have the same turn and move, and colours and skies of their own.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from survey_gampen.errors import InputError
+from survey_gampen.simulation.colours import mixed
 from survey_gampen.simulation.noise import kernel
 from survey_gampen.simulation.population import Population, half_light_radius
 from survey_gampen.simulation.simulate import PARTS_FLUX, read_settings, read_truth
@@ -57,6 +58,7 @@ class PartsSet(TrainingSet):
         self.settings = settings
         self.population = Population(settings["population"])
         self.size, self.pixel_scale = self.population["size"], self.population["pixel_scale"]
+        self.bands = self.population.bands
         self.device = torch.device(device)
         truth = read_truth(path)
         self.sersic_n, self.radius, self.axis_ratio = (
@@ -85,11 +87,14 @@ class PartsSet(TrainingSet):
     def trained_on(self) -> dict[str, Any]:
         """Ranges of the population."""
         population = self.population
+        seen = [population.observed(band) for band in self.bands]
+        sky = [[s * population.unit for s in one["sky_sigma"]] for one in seen]
+        psf = [one["fwhm"] for one in seen]
         return {
             "population": population["name"],
             "magnitude": population["magnitude"],
-            "sky_sigma_njy": [s * population.unit for s in population["noise"]["sky_sigma"]],
-            "psf_fwhm": population["psf"]["fwhm"],
+            "sky_sigma_njy": sky if len(seen) > 1 else sky[0],
+            "psf_fwhm": psf if len(seen) > 1 else psf[0],
             "pixel_scale": population["pixel_scale"],
         }
 
@@ -109,23 +114,31 @@ class PartsSet(TrainingSet):
         turns, flips = rng.integers(0, 4, size=(2, n)), rng.integers(0, 2, size=(2, n))
         noise_seeds = rng.integers(2**62, size=n)
         shifts = drawn_shifts(rng, n, shift)[share]
-        rows, truth, sky_sigma = rows[share], truth[share], sky_sigma[share]
-        turns, flips, noise_seeds = turns[:, share], flips[:, share], noise_seeds[share]
-        bt, flux = truth[:, 0], truth[:, 2] / population.unit
 
-        def column(values: NDArray[np.float64]) -> Tensor:
-            return torch.from_numpy(values.astype(np.float32)).to(device)[:, None, None]
+        def planes(values: NDArray[np.float64]) -> Tensor:
+            return torch.from_numpy(values.astype(np.float32)).to(device)[..., None, None]
+
+        bt, flux = truth[:, 0], truth[:, 2] / population.unit
+        # Of disk and bulge (2, n), and of several bands (2, n, bands); sky noise and level alike.
+        light = flux * np.stack([1 - bt, bt]) / PARTS_FLUX
+        sky_level: float | Tensor = population["noise"]["sky_level"]
+        if len(self.bands) > 1:
+            light = light[..., None] * mixed(population, rng, n)
+            seen = [population.observed(band) for band in self.bands]
+            lows, highs = np.transpose([one["sky_sigma"] for one in seen[1:]])
+            sky_sigma = np.column_stack([sky_sigma, rng.uniform(lows, highs, (n, len(lows)))])
+            sky_level = planes(np.array([one["sky_level"] for one in seen]))
+        rows, truth, light, sky_sigma = rows[share], truth[share], light[:, share], sky_sigma[share]
+        turns, flips, noise_seeds = turns[:, share], flips[:, share], noise_seeds[share]
 
         disk, bulge, around = self.parts.take(rows)
-        galaxy = disk.mul_(column(flux * (1 - bt) / PARTS_FLUX)).add_(
-            bulge.mul_(column(flux * bt / PARTS_FLUX))
-        )
+        galaxy = disk.mul_(planes(light[0])).add_(bulge.mul_(planes(light[1])))
         image = turned(galaxy, turns[0], flips[0]).add_(turned(around, turns[1], flips[1]))
         image = moved(image, shifts, "constant")
         noise = _normals(image.shape, noise_seeds, device, population.noise_correlation)
         # Fourier transforms ring: a little below zero around a very bright galaxy.
-        light = image.clamp(min=0).div_(population["noise"]["sky_level"])
-        sigma = light.add_(1).sqrt_().mul_(column(sky_sigma))
+        above = image.clamp(min=0).div_(sky_level)
+        sigma = above.add_(1).sqrt_().mul_(planes(sky_sigma))
         image.add_(sigma.mul_(noise))
         return Batch(image.mul_(population.unit), truth)
 
@@ -133,7 +146,7 @@ class PartsSet(TrainingSet):
 def _normals(
     shape: torch.Size, seeds: NDArray[np.int64], device: torch.device, correlation: float
 ) -> Tensor:
-    """Normal deviates (n, y, x), drawn by the block from the seed of the block's first image.
+    """Normal deviates (n, ..., y, x), drawn by the block from the seed of the block's first image.
 
     Smoothed, and of unit variance still, where `correlation` > 0, as
     :func:`survey_gampen.simulation.noise.smoothed` does.
@@ -148,10 +161,10 @@ def _normals(
         if not reach:
             block.normal_(generator=generator)
             continue
-        n, height, width = block.shape
-        wide = torch.empty((n, height + 2 * reach, width + 2 * reach), device=device)
-        rows = _weighted(wide.normal_(generator=generator), weights, 1)
-        block.copy_(_weighted(rows, weights, 2))
+        *several, height, width = block.shape
+        wide = torch.empty((*several, height + 2 * reach, width + 2 * reach), device=device)
+        rows = _weighted(wide.normal_(generator=generator), weights, -2)
+        block.copy_(_weighted(rows, weights, -1))
     return noise
 
 

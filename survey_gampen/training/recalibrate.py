@@ -61,7 +61,7 @@ def main(model: str, data: Path, out: Path, *, passes: int = 128, seed: int = 0)
         raise InputError(f"{model} predicts no widths: its dropout rate sets them (calibrate)")
     settings = read_settings(data)
     population, n = Population(settings["population"]), settings["n"]
-    checkpoint.config.check_takes(population["size"], population["pixel_scale"])
+    checkpoint.check_takes(population["size"], population["pixel_scale"], population.bands)
     if n < LEAST:
         raise InputError(f"{data} has {n} galaxies: give {LEAST} or more")
     _check_place(out)  # rather an error now than after all the passes

@@ -141,6 +141,11 @@ class ReadySource:
             )
         return survey.zero_point, "survey"
 
+    @property
+    def has_bands(self) -> bool:
+        """Whether it says which bands its images are of."""
+        return self._place is not None
+
     def inventory(self) -> str:
         """SHA-256 over names, sizes and times of the files of the group."""
         return self._inventory

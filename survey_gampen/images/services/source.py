@@ -29,6 +29,7 @@ from survey_gampen.images.pixels.grid import quiet
 from survey_gampen.images.services.answers import Answer, AnswerWriter
 from survey_gampen.images.services.collect import Ask, Service, collect
 from survey_gampen.images.services.members import cut_member
+from survey_gampen.images.stack import StackedSource
 from survey_gampen.images.status import Status
 from survey_gampen.survey import Survey
 
@@ -133,12 +134,17 @@ def fetched(source: ImageSource, ra: ArrayLike, dec: ArrayLike, size: int) -> It
     Parameters
     ----------
     source : ImageSource
-        Any; another one than a service's is given back as it is.
+        Any; another one than a service's, of one band or several, is given back as it is.
     ra, dec : array_like, shape (n,)
         Degrees.
     size : int
         Pixels a side.
     """
+    if isinstance(source, StackedSource):
+        with contextlib.ExitStack() as each:
+            near = [each.enter_context(fetched(one, ra, dec, size)) for one in source.sources]
+            yield StackedSource(source.bands, near)
+        return
     if not isinstance(source, ServiceSource):
         yield source
         return

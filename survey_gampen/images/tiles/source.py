@@ -24,7 +24,7 @@ from survey_gampen.images.status import Status
 from survey_gampen.survey import Survey
 
 #: Tiles held open at a time. Bounds memory for files that must be decompressed whole: 140 MB
-#: for image and mask of an HSC patch.
+#: for image and mask of an HSC patch. Of several bands fewer each.
 _OPEN_TILES = 4
 #: A position is rounded to this many decimals of a pixel before its pixel is chosen, so that two
 #: tiles of one grid agree on the pixel although their arithmetic differs in the last digits.
@@ -121,6 +121,7 @@ class TileSource:
         self.tiles, self.survey, self.variance = tiles, survey, variance
         self.warnings = tiles.warnings
         self.pixel_scale = float(pixel_scale or tiles.pixel_scale)
+        self.most_open = _OPEN_TILES
         self._open: OrderedDict[int, Tile] = OrderedDict()
         self._lock = Lock()  # two threads may read from one source
         self._shares = lru_cache(maxsize=4096)(self._shares_projection)
@@ -253,7 +254,7 @@ class TileSource:
         row, files = self.tiles.row(number), self.tiles.files
         numbers = {name: row[name] for name in ("image", "mask", "variance", "invvar", "plane")}
         group = PlaneGroup(shape=(row["ny"], row["nx"]), **numbers)
-        while len(self._open) >= _OPEN_TILES:
+        while len(self._open) >= self.most_open:
             self._open.popitem(last=False)[1].close()
         where = files.where(row["path"])
         with reading(where, files.address):
