@@ -21,6 +21,7 @@ from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.images.base import ImageSource
 from survey_gampen.images.open import open_bands
 from survey_gampen.images.ready.group import ReadySource
+from survey_gampen.images.stack import StackedSource
 from survey_gampen.model.checkpoint import Checkpoint, load_checkpoint
 from survey_gampen.run.bands import with_bands
 from survey_gampen.run.folder import clear_plan
@@ -106,8 +107,9 @@ def open_inputs(settings: Settings, run: RunDir) -> Inputs:
     catalog = open_rows(settings.catalog, settings, survey)
     scale = checkpoint.config.pixel_scale
     source = open_bands(settings.images, survey, settings.image_bands, scale, run.cache)
-    if isinstance(source, ReadySource):
-        check_names(catalog, source)
+    first = source.sources[0] if isinstance(source, StackedSource) else source
+    if isinstance(first, ReadySource):
+        check_names(catalog, first)
     return Inputs(settings, catalog, survey, checkpoint, source)
 
 
