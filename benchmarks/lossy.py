@@ -23,7 +23,8 @@ from rich.progress import track
 from rich.table import Table
 from zarr.storage import MemoryStore
 
-from survey_gampen.images.store import COMPRESSOR, quanta, quantise
+from survey_gampen.images.rounding import quanta, quantise
+from survey_gampen.images.store import COMPRESSOR
 from survey_gampen.model.checkpoint import load_checkpoint
 from survey_gampen.model.targets import PARAMETERS
 from survey_gampen.posterior.fidelity import posteriors

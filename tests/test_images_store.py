@@ -14,7 +14,7 @@ from skytiles import SCALE, SURVEY, gather, noise, sky_wcs, write_tile
 
 from survey_gampen.errors import UnreadableFile
 from survey_gampen.images import Status, is_complete, open_cutouts, open_images, write_cutouts
-from survey_gampen.images.store import quanta, quantise
+from survey_gampen.images.rounding import quanta, quantise
 
 SIZE = 31
 N = 150

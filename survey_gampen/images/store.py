@@ -7,13 +7,7 @@ that ``xarray.open_zarr`` gives a labelled dataset. Where a network sees several
 of the tile are (object, band) then. Rows stand in the order of the table they were made from. The
 group is published in one step (:mod:`survey_gampen.generations`), and its root attribute
 ``complete`` is written last: neither depends on counting chunks, of which all-zero ones are never
-stored.
-
-Lossy mode. Noise does not compress. With ``lossy = q`` each galaxy's pixels are rounded to
-multiples of a step no larger than q times its sky noise, as FITS tile compression does it. The
-step is a power of two, so that the discarded bits are zeros in float32 and zstd finds them. Such
-rounding adds a variance of step^2 / 12, a 190th of the sky's for q = 1/4 (and so 0.3 % in noise),
-and no bias beyond that. The step is stored with each galaxy as ``quantum`` (0: exact).
+stored. Pixels may be rounded, by the step ``quantum`` (:mod:`survey_gampen.images.rounding`).
 """
 
 from __future__ import annotations
@@ -31,6 +25,7 @@ from zarr.codecs import BloscCodec
 
 from survey_gampen.generations import check_generation, generation, open_group, publish_group
 from survey_gampen.images.base import Cutouts, ImageSource
+from survey_gampen.images.rounding import quanta, quantise
 from survey_gampen.images.stack import StackedSource
 from survey_gampen.outside import outside_faults
 from survey_gampen.quiet import quiet_zarr
@@ -288,26 +283,6 @@ def _write(
     # One small file that tells a reader all about the arrays: a tenth of the opening time.
     group = zarr.consolidate_metadata(group.store)
     group.attrs["complete"] = True
-
-
-def quanta(sky_sigma: NDArray[np.float32], lossy: float) -> NDArray[np.float32]:
-    """The largest power of two not above ``lossy`` times the sky noise; 0 where there is none."""
-    limit = np.nan_to_num(np.asarray(sky_sigma, np.float64) * lossy, nan=0.0, posinf=0.0)
-    step = np.zeros(limit.shape, np.float32)
-    some = limit > 0
-    step[some] = np.exp2(np.floor(np.log2(limit[some])))
-    return step
-
-
-def quantise(image: NDArray[np.float32], quantum: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Round each galaxy's pixels, shape (n, y, x) or (n, band, y, x), to multiples of its step in
-    that band; 0 leaves them."""
-    out = image.copy()
-    for pixels, step in zip(out.reshape(-1, *image.shape[-2:]), quantum.flat, strict=True):
-        if step > 0:
-            # Both operations are exact for a power of two: rint is all that is lost.
-            np.multiply(np.rint(pixels / step), step, out=pixels)
-    return out
 
 
 def _columns(
