@@ -123,7 +123,7 @@ def test_a_band_is_chosen(tmp_path: Path) -> None:
     source = open_images(tmp_path / "bands.zarr", load_survey("generic"), "r", 0.168)
     (batch,) = source.cutouts([0.0], [0.0], SIZE, [2])
     np.testing.assert_array_equal(batch.image[0], image[1, 1, 1:32, 1:32])
-    with pytest.raises(InputError, match="no band y; there is g, r, i"):
+    with pytest.raises(InputError, match="no image in band y; there is g, r, i"):
         open_images(tmp_path / "bands.zarr", load_survey("generic"), "y", 0.168)
 
 

@@ -48,6 +48,13 @@ def test_what_is_far_scores_high_whatever_the_scale(novelty: Novelty) -> None:
     assert torch.allclose(scaled.score(1000 * ordinary), novelty.score(ordinary), rtol=1e-3)
 
 
+def test_few_galaxies_tell_of_few_axes() -> None:
+    """As many axes as galaxies would fit them exactly, and all others would lie beyond measure."""
+    novelty = Novelty.fit(features(24, 1), features(16, 2))
+    assert novelty.axes.shape == (20, 3)
+    assert novelty.score(features(500, 3)).median().item() < 2
+
+
 def test_the_score_depends_on_the_galaxy_alone(tmp_path: Path) -> None:
     """Through the engine: at any place of a batch, in any company; NaN without the means."""
     checkpoint = make_checkpoint(tiny())

@@ -187,6 +187,12 @@ def test_images_must_tell_their_band(folder: Path, tmp_path: Path) -> None:
             open_bands(str(place), SURVEY, BANDS, SCALE, None)
 
 
+def test_a_band_without_images_is_named_with_all_that_are_needed(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"no image in band z; .* takes r, z together") as caught:
+        open_bands(str(folder), SURVEY, ("r", "z"), SCALE, None)
+    assert "--band" not in str(caught.value)
+
+
 def test_one_band_is_not_stacked(folder: Path) -> None:
     alone = open_bands(str(folder), SURVEY, ("g",), SCALE, None)
     assert isinstance(alone, TileSource)

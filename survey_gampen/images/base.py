@@ -10,9 +10,28 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
+from survey_gampen.errors import InputError
+
 #: Galaxies in one batch of :meth:`ImageSource.cutouts`, at most. Bounds the memory of a reader:
 #: 64 boxes of 239 pixels are 15 MB.
 BATCH = 64
+
+
+class NoSuchBand(InputError):
+    """There are images, and none in the band that is asked for.
+
+    Parameters
+    ----------
+    where : str
+        The images.
+    band : str
+    there : sequence of str
+        Bands that there are.
+    """
+
+    def __init__(self, where: object, band: str | None, there: Sequence[str]) -> None:
+        self.lack = f"{where}: no image in band {band}; there is {', '.join(there)}"
+        super().__init__(f"{self.lack}: choose with --band")
 
 
 @dataclass

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from survey_gampen.errors import InputError
-from survey_gampen.images.base import ImageSource
+from survey_gampen.images.base import ImageSource, NoSuchBand
 from survey_gampen.images.ready.gampen import GampenSource, is_gampen_folder
 from survey_gampen.images.ready.group import ReadySource, is_zarr
 from survey_gampen.images.services.open import is_service, open_service
@@ -104,10 +104,18 @@ def open_bands(
     OutsideFault
         The file system fails.
     """
-    sources = [
-        open_images(spec, survey, band, model_pixel_scale, cache_dir, frozen=frozen)
-        for band in bands
-    ]
+    try:
+        sources = [
+            open_images(spec, survey, band, model_pixel_scale, cache_dir, frozen=frozen)
+            for band in bands
+        ]
+    except NoSuchBand as error:
+        if len(bands) == 1:
+            raise
+        raise InputError(
+            f"{error.lack}, and the model takes {', '.join(bands)} together: bring those that are"
+            " missing, or choose another --model"
+        ) from None
     if len(sources) == 1:
         return sources[0]
     for source in sources:

@@ -15,6 +15,8 @@ from torch import Tensor
 
 #: Principal axes that are kept. Few tell stars best, many crowded fields (benchmarks/novelty.py).
 AXES = 64
+#: Galaxies for each axis, at least: of fewer the spread along the last axes is nothing but chance.
+_AN_AXIS = 8
 #: Share of the galaxies kept from training that are farther than the threshold.
 FALSE_ALARMS = 0.01
 
@@ -39,7 +41,7 @@ class Novelty:
     @classmethod
     def fit(cls, trained: Tensor, held_out: Tensor, axes: int = AXES) -> Novelty:
         """From features (n, features) of galaxies trained on, and of others of their kind."""
-        trained = trained.double()
+        trained, axes = trained.double(), max(1, min(axes, len(trained) // _AN_AXIS))
         centre = trained.mean(0)
         _, deviation, directions = torch.linalg.svd(trained - centre, full_matrices=False)
         spread = deviation[:axes] / len(trained) ** 0.5

@@ -58,7 +58,10 @@ def finish(
     model = load_checkpoint(path)
     if model.novelty is not None:
         return
-    say("finishing the best model: how wide its posteriors are, and what it has never seen")
+    say(
+        "finishing the best model, which may take some minutes: how wide its posteriors are, what"
+        " it has never seen, and in which precisions it may be used"
+    )
     rng = np.random.Generator(np.random.Philox(key=[seed, 1 << 61]))
     model.network.to(data.device)
     if model.config.outputs > 3:

@@ -25,7 +25,7 @@ from survey_gampen import storage
 from survey_gampen.catalog.ids import id_key, is_number
 from survey_gampen.errors import GampenError, InputError, UnreadableFile
 from survey_gampen.generations import open_group
-from survey_gampen.images.base import BATCH, Cutouts
+from survey_gampen.images.base import BATCH, Cutouts, NoSuchBand
 from survey_gampen.images.pixels.finish import finish_into, native_size
 from survey_gampen.images.pixels.planes import njy_per_unit, unit_of
 from survey_gampen.images.pixels.tile import BAD, NO_DATA, OUTSIDE, Box
@@ -121,9 +121,7 @@ class ReadySource:
             )
         names = [str(name) for name in group["band"][:]]
         if self.band not in names:
-            raise InputError(
-                f"{self.path}: no band {self.band}; there is {', '.join(names)}: choose with --band"
-            )
+            raise NoSuchBand(self.path, self.band, names)
         return names.index(self.band)
 
     def _unit(self, about: dict[str, Any], survey: Survey) -> tuple[float, str]:

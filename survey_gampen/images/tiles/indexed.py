@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from survey_gampen.errors import InputError, UnreadableFile
+from survey_gampen.images.base import NoSuchBand
 from survey_gampen.images.pixels.grid import Grid, chord, unit_vectors
 from survey_gampen.images.pixels.planes import short_band
 from survey_gampen.images.places.files import Files
@@ -186,9 +187,7 @@ def _usable(
         there = sorted({b for b in sky["band"].to_pylist() if b})
         sky = sky.filter(wanted)
         if not sky.num_rows:
-            raise InputError(
-                f"{root}: no image in band {band}; there is {', '.join(there)}: choose with --band"
-            )
+            raise NoSuchBand(root, band, there)
     if sky["zero_point"].null_count:
         if survey.zero_point is None:
             row = sky.filter(pc.is_null(sky["zero_point"])).slice(0, 1).to_pylist()[0]
