@@ -240,8 +240,10 @@ def _checked(key: str, value: Any, where: str) -> Any:
     value = _typed(key, value, where)
     if value == "" and key != "band":
         raise InputError(f"{where}: {key} is empty")
-    if key in _LOWEST and not _LOWEST[key] <= value < 2**63:
+    if key in _LOWEST and value < _LOWEST[key]:
         raise InputError(f"{where}: {key} must be {_LOWEST[key]} or more, is {value}")
+    if key in _LOWEST and value >= 2**63:
+        raise InputError(f"{where}: {key} must be less than 2^63, is {value}")
     if key == "lossy" and not 0 <= value <= 1:
         raise InputError(f"{where}: lossy is in units of the sky noise, 0 (off) to 1, is {value}")
     if key == "precision" and value not in PRECISIONS:

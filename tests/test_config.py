@@ -93,6 +93,7 @@ def test_names_and_urls_are_no_paths(here: Path, make_catalog: Catalog) -> None:
         ("passes = true", "passes must be a whole number, is True"),
         ("passes = 1", "passes must be 2 or more, is 1"),
         ("seed = -1", "seed must be 0 or more, is -1"),
+        ("seed = 9223372036854775808", r"seed must be less than 2\^63, is 9223372036854775808"),
         ("precision = 'fp16'", "precision must be one of auto, int8, bf16, fp32, is 'fp16'"),
         ("lossy = 2", "lossy is in units of the sky noise"),
         ("lossy = nan", "lossy is in units of the sky noise"),

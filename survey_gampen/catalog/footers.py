@@ -62,7 +62,8 @@ def read_footer(file: File) -> Footer:
         raise InputError(f"{file.name} may not be read; ask its owner for permission") from None
     except FileNotFoundError:
         raise InputError(
-            f"{file.name} is missing, though the catalogue names it; copy the catalogue again"
+            f"{file.name} is missing, though the catalogue names it: put it back, or copy the"
+            " catalogue again"
         ) from None
     except (pa.ArrowException, OSError) as error:
         raise InputError(

@@ -188,7 +188,7 @@ def contact_sheet(shown: Sequence[Frame], checkpoint: Checkpoint) -> bytes:
         one = "galaxy" if len(shown) == 1 else "galaxies"
         figure.suptitle(
             f"{len(shown)} {one}, chosen at random: the pixels that the network gets, "
-            f"{arch.size} or {arch.size * arch.pixel_scale:.1f} arcsec a side",
+            f"{arch.size} pixels or {arch.size * arch.pixel_scale:.1f} arcsec a side",
             fontsize=9,
         )
         figure.supxlabel(

@@ -30,7 +30,10 @@ def tell_plan(spec: RunSpec, workers: int) -> None:
     facts = spec.plan
     cutouts = facts.rows * space.cutout_of(spec)
     fate = "" if facts.keep_cutouts else " in all, dropped as they are used"
-    seconds = facts.rows * facts.seconds_per_galaxy / max(1, workers)
+    batch = spec.engine["batch"]
+    # The last batch of a partition is padded, by half of it on average.
+    places = max(facts.partitions * batch, facts.rows + facts.partitions * batch / 2)
+    seconds = places * facts.seconds_per_galaxy / max(1, min(workers, facts.partitions))
     draws = 6 * spec.settings.passes * facts.rows if spec.settings.keep_samples else 0
     for line in cut_lines(facts.rows_read, facts.lost, facts.rows):
         say(line)
@@ -49,7 +52,6 @@ def tell_plan(spec: RunSpec, workers: int) -> None:
         f" ({spec.engine['device']}, {spec.engine['precision']},"
         f" {facts.seconds_per_galaxy:.3g} s a galaxy)"
     )
-    batch = spec.engine["batch"]
     if facts.partition_rows < min(batch, facts.rows):
         warn(
             [
