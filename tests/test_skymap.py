@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from survey_gampen.errors import InputError
@@ -40,6 +40,9 @@ def inside(skymap: RingsSkymap, tract: int, patch: tuple[int, int], ra: float, d
 
 
 @settings(max_examples=300)
+@example(RingsSkymap(), 0.0, 89.74376527084115)
+@example(RingsSkymap(), 77.0, 89.5)
+@example(RingsSkymap(), 77.0, -89.5)
 @given(maps, ras, decs)
 def test_a_position_lies_in_the_patch_that_is_found(skymap, ra, dec) -> None:
     # The numbering of before 2018 forgot the first tract of the last ring.

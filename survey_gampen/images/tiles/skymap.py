@@ -217,14 +217,16 @@ class RingsSkymap:
     def to_pixel(self, tract: int, ra: ArrayLike, dec: ArrayLike) -> tuple[Floats, Floats]:
         """Positions in degrees to 0-based pixels of a tract; NaN on the far side of the sky.
 
-        The gnomonic projection, Calabretta & Greisen 2002, A&A 395, 1077, section 5.1.3.
+        The gnomonic projection, Calabretta & Greisen 2002, A&A 395, 1077, section 5.1.3. As a WCS
+        that says no LONPOLE is read, the one on the northern pole is turned by 180 degrees.
         """
         lon0, lat0 = (math.radians(v) for v in self.centre(tract))
+        turned = -1.0 if self.centre(tract)[1] >= 90.0 else 1.0
         lon, lat = np.radians(np.atleast_1d(ra)), np.radians(np.atleast_1d(dec))
         apart = lon - lon0
         depth = math.sin(lat0) * np.sin(lat) + math.cos(lat0) * np.cos(lat) * np.cos(apart)
         depth = np.where(depth > 1e-6, depth, np.nan)
-        scale = math.radians(self.pixel_scale / 3600.0) * depth
+        scale = turned * math.radians(self.pixel_scale / 3600.0) * depth
         x = np.cos(lat) * np.sin(apart) / scale
         y = math.cos(lat0) * np.sin(lat) - math.sin(lat0) * np.cos(lat) * np.cos(apart)
         return self.middle - x, self.middle + y / scale
