@@ -17,7 +17,8 @@ def test_each_worker_has_a_gpu_of_its_own(slurm: Slurm, sky: Sky, tmp_path: Path
     out = tmp_path / "run"
     keys = {"gpus": 1, "cuda": "false", "directives": '["--nodelist=node1"]', "workers": 2}
     profile, name = slurm.profile(tmp_path, **keys)
-    words = sky.command(out, "--cluster", str(profile), rows=1)
+    # So many passes that one worker is not through before the other has started.
+    words = sky.command(out, "--cluster", str(profile), "--passes", "200", rows=1)
     client = Client(slurm, words, out, name)
     seen = {}
     while client.process.poll() is None and len(seen) < 2:
