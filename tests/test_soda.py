@@ -87,6 +87,21 @@ def test_faults(tract: Tract) -> None:
         assert np.array_equal(image[i], crop(tract.image, 200, int(np.floor(y[i] + 0.5)), SIZE))
 
 
+@pytest.mark.parametrize("junk", range(4))
+def test_a_part_that_is_junk_is_asked_for_again(tract: Tract, junk: int) -> None:
+    """A galaxy where four patches meet needs four answers, the deepest of them first."""
+    ra, dec = tract.wcs.all_pix2world([350.2], [349.0], 0)
+    faults = [""] * junk + ["junk"]
+    one_by_one = replace(QUICK, connections=1)
+    with SodaServer(tract, faults) as server:
+        one = open_service(server.spec, LSST, "r", None, None, manners=one_by_one)
+        image, status, note, _ = gather(one, ra, dec, SIZE)
+        assert not server.faults
+        assert len(server.results) == 8
+    assert status[0] == 0, note[0]
+    assert np.array_equal(image[0], crop(tract.image, 350, 349, SIZE))
+
+
 def test_a_galaxy_whose_answer_is_junk_is_flagged(tract: Tract) -> None:
     ra, dec = tract.wcs.all_pix2world([200.0], [200.0], 0)
     with SodaServer(tract, ["junk"] * 3) as server:

@@ -29,12 +29,15 @@ class AnswerWriter:
 
     def __init__(self, path: Path) -> None:
         self._tar = tarfile.open(path, "w")  # noqa: SIM115
-        self._images: list[tuple[int, str, dict[str, Any]]] = []
+        self._images: list[tuple[int, int, str, dict[str, Any]]] = []
 
-    def add(self, place: int, tile: str, content: bytes, seen: Seen) -> None:
-        """Keep an image of the galaxy at `place` of the request, cut from `tile`."""
+    def add(self, place: int, part: int, tile: str, content: bytes, seen: Seen) -> None:
+        """Keep an image of the galaxy at `place` of the request, cut from `tile`.
+
+        Whatever the order in which a galaxy's images come: they are read by `part`.
+        """
         self._put(f"{len(self._images)}.fits", content)
-        self._images.append((place, tile, seen.as_plain()))
+        self._images.append((place, part, tile, seen.as_plain()))
 
     def finish(self, places: int, bad: dict[int, str]) -> None:
         """Write the list: how many galaxies were asked for, and why some have nothing usable."""
@@ -78,15 +81,17 @@ class Answer:
             raise ValueError(f"{path}: no answer of a service") from error
         self.places: int = said["places"]
         self.bad: dict[int, str] = dict(said["bad"])
-        self._images: dict[int, list[tuple[str, dict[str, Any], int, int]]] = defaultdict(list)
-        for number, (place, tile, seen) in enumerate(said["images"]):
-            self._images[place].append((tile, seen, *members[f"{number}.fits"]))
+        self._images: dict[int, list[tuple[int, str, dict[str, Any], int, int]]] = defaultdict(list)
+        for number, (place, part, tile, seen) in enumerate(said["images"]):
+            self._images[place].append((part, tile, seen, *members[f"{number}.fits"]))
+        for images in self._images.values():
+            images.sort(key=lambda image: image[0])  # stable: as they came where equal
 
     def images(self, place: int) -> list[tuple[str, bytes, Seen]]:
         """Tile, FITS file, and what its headers say, of each image of the galaxy at `place`."""
         return [
             (tile, self._read(offset, size), Seen.of_plain(seen))
-            for tile, seen, offset, size in self._images.get(place, [])
+            for _, tile, seen, offset, size in self._images.get(place, [])
         ]
 
     def _read(self, offset: int, size: int) -> bytes:

@@ -57,12 +57,16 @@ class Member:
         A FITS file.
     wrong : str
         Why it cannot be what was asked for; else empty.
+    part, parts : int
+        Which of its galaxy's members, the best first, and how many are known to be asked for.
     """
 
     place: int | None
     tile: str
     content: bytes
     wrong: str = ""
+    part: int = 0
+    parts: int = 1
 
 
 class Service(Protocol):
@@ -80,6 +84,8 @@ class Service(Protocol):
 
     def send(self, ask: Ask, places: Sequence[int], backoff: Backoff) -> Iterator[Member]:
         """Ask once for some galaxies, in any order; those without an image have no member.
+
+        A galaxy may have several members, of one tile each; they come in order of `part`.
 
         Raises
         ------
@@ -123,7 +129,8 @@ def collect(
     """Ask until all is there.
 
     What came whole is kept when an answer is cut off, and only the rest is asked for again. So it
-    is with wrong members; a galaxy whose member is wrong every time is given up.
+    is with wrong members: a galaxy is asked for again until each of its members was right once, and
+    one that has a wrong member every time is given up.
 
     Parameters
     ----------
@@ -143,39 +150,43 @@ def collect(
     """
     open_, tries = set(range(len(ask))), dict.fromkeys(range(len(ask)), 0)
     bad: dict[int, str] = {}
+    kept: set[tuple[int, str]] = set()
     backoff = service.backoff()
     while open_:
-        good: set[int] = set()
+        whole: set[int] = set()
         wrong: dict[int, str] = {}
         stray = ""
         cut: CutOff | None = None
-        places = sorted(open_)
+        before, places = len(kept), sorted(open_)
         try:
             for member in service.send(ask, places, backoff):
                 if member.place is None or member.place not in open_:
                     stray = member.wrong or "a member that nobody asked for"
                     continue
                 place = member.place
-                seen: Seen | str = member.wrong or judge(
-                    member.content, float(ask.ra[place]), float(ask.dec[place]), ask.half, survey,
-                    band, scale,
-                )  # fmt: skip
-                if isinstance(seen, str):
-                    wrong[place] = seen
-                else:
-                    to.add(place, member.tile, member.content, seen)
-                    good.add(place)
-                    backoff.progress()
+                if (place, member.tile) not in kept:
+                    seen: Seen | str = member.wrong or judge(
+                        member.content, float(ask.ra[place]), float(ask.dec[place]), ask.half,
+                        survey, band, scale,
+                    )  # fmt: skip
+                    if isinstance(seen, str):
+                        wrong[place] = seen
+                    else:
+                        to.add(place, member.part, member.tile, member.content, seen)
+                        kept.add((place, member.tile))
+                        backoff.progress()
+                if member.part == member.parts - 1:
+                    whole.add(place)
         except CutOff as error:
             cut = error
-        open_ -= good
+        open_ -= whole - wrong.keys()
         if cut is not None:
-            if not good:
+            if len(kept) == before:
                 backoff.wait(cut)
             continue
         backoff.progress()
         # The answer was whole: who is not in it has no image, unless a member went astray.
-        again = (wrong.keys() & open_) | (open_ if stray else set())
+        again = wrong.keys() | (open_ if stray else set())
         for place in again:
             tries[place] += 1
             if tries[place] >= service.manners.tries:

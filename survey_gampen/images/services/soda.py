@@ -94,12 +94,15 @@ class Soda:
         """Ask for each galaxy, some at once; see :meth:`Service.send`."""
         coadds = self._coadds(ask, backoff)
         wanted = [
-            (place, coadd)
+            (place, coadd, part, len(covering))
             for place in places
-            for coadd in _covering(coadds, float(ask.ra[place]), float(ask.dec[place]), ask.half)
+            for covering in [
+                _covering(coadds, float(ask.ra[place]), float(ask.dec[place]), ask.half)
+            ]
+            for part, coadd in enumerate(covering)
         ]
         with ThreadPoolExecutor(self.manners.connections) as pool:
-            tasks = [pool.submit(self._cut, ask, place, coadd) for place, coadd in wanted]
+            tasks = [pool.submit(self._cut, ask, *each) for each in wanted]
             try:
                 for task in tasks:
                     member = task.result()
@@ -109,7 +112,7 @@ class Soda:
                 for task in tasks:
                     task.cancel()
 
-    def _cut(self, ask: Ask, place: int, coadd: Coadd) -> Member | None:
+    def _cut(self, ask: Ask, place: int, coadd: Coadd, part: int, parts: int) -> Member | None:
         backoff = self._client.backoff()
         where, parameters = self._service(coadd, backoff)
         circle = f"{ask.ra[place]:.10f} {ask.dec[place]:.10f} {ask.half / 3600:.10f}"
@@ -123,7 +126,7 @@ class Soda:
             if said not in str(refusal).lower():
                 raise
             return None
-        return Member(place, coadd.name, content) if content else None
+        return Member(place, coadd.name, content, part=part, parts=parts) if content else None
 
     def _coadds(self, ask: Ask, backoff: Backoff) -> list[Coadd]:
         """Coadds around the galaxies."""
