@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from slurmdev import Client, Slurm, until
 from smallrun import SLOWER, Sky, call, leaves, rows, verb
+
+from survey_gampen.model.checkpoint import load_checkpoint
+from survey_gampen.posterior.engine import Engine
 
 pytestmark = pytest.mark.slurm
 
@@ -21,11 +25,29 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Sky:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(many: Sky, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def passes(many: Sky) -> str:
+    """So many that a run takes one core five minutes: time enough to disturb it.
+
+    Slurm alone needs up to two minutes to notice that a job's time is up.
+    """
+    trial = 50
+    settings = {"passes": trial, "seed": 0, "precision": "fp32", "batch": 32}
+    engine = Engine(load_checkpoint(many.model), **settings)
+    images, keys = np.zeros((32, 239, 239), np.float32), np.arange(32, dtype=np.uint64)
+    engine.draws(images, keys)
+    start = time.perf_counter()
+    engine.draws(images, keys)
+    # Each of some 48 partitions is padded to one batch.
+    seconds = 48 * (time.perf_counter() - start)
+    return str(max(100, round(300 / seconds * trial)))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(many: Sky, passes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run on this machine with as many threads a worker."""
     out = tmp_path_factory.mktemp("undisturbed") / "run"
     where = "local:workers=2,threads=1,dashboard_port=0"
-    done = call(many.command(out, "--passes", "100", "--cluster", where, rows=20), timeout=1200)
+    done = call(many.command(out, "--passes", passes, "--cluster", where, rows=20), timeout=1200)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -42,34 +64,38 @@ def begun(out: Path) -> Counter[str]:
 
 
 def test_a_run_survives_all_that_a_cluster_does(
-    slurm: Slurm, many: Sky, undisturbed: Path, tmp_path: Path
+    slurm: Slurm, many: Sky, passes: str, undisturbed: Path, tmp_path: Path
 ) -> None:
     """scancel, kill, walltime, a restart of slurmctld, and the client's end: the same bits."""
     out, lost = tmp_path / "run", 0
     profile, name = slurm.profile(tmp_path)
-    words = many.command(out, "--passes", "100", "--cluster", str(profile), rows=20)
+    words = many.command(out, "--passes", passes, "--cluster", str(profile), rows=20)
     client = Client(slurm, words, out, name)
-    until(lambda: len(slurm.jobs(name, "RUNNING")) == 3)
-    client.published(2)
-    first, second, third = slurm.jobs(name, "RUNNING")
-    slurm.ask("scancel", first)
-    lost += 1
-    client.published(2)
-    for process in slurm.processes(second):
-        process.kill()
-    lost += 1
-    client.published(2)
-    # Shorter than the worker knows: Slurm ends it in the middle of its work.
-    slurm.ask("scontrol", "update", f"JobId={third}", "TimeLimit=1")
-    until(lambda: third not in slurm.jobs(name, "RUNNING") or client.process.poll() is not None)
-    lost += 1
-    daemon = int((Path(slurm.settings["GAMPEN_SLURM"]) / "run" / "slurmctld.pid").read_text())
-    subprocess.run(["kill", str(daemon)], check=True)
-    client.published(1)
-    slurm.up()
-    client.published(2)
-    until(lambda: len(slurm.jobs(name, "RUNNING")) == 3)  # those lost were replaced
-    client.process.send_signal(signal.SIGKILL)
+    try:
+        until(lambda: len(slurm.jobs(name, "RUNNING")) == 3)
+        client.published(2)
+        first, second, third = slurm.jobs(name, "RUNNING")
+        slurm.ask("scancel", first)
+        lost += 1
+        client.published(2)
+        for process in slurm.processes(second):
+            process.kill()
+        lost += 1
+        client.published(2)
+        # Shorter than the worker knows: Slurm ends it in the middle of its work.
+        slurm.ask("scontrol", "update", f"JobId={third}", "TimeLimit=1")
+        until(lambda: third not in slurm.jobs(name, "RUNNING") or client.process.poll() is not None)
+        lost += 1
+        daemon = int((Path(slurm.settings["GAMPEN_SLURM"]) / "run" / "slurmctld.pid").read_text())
+        subprocess.run(["kill", str(daemon)], check=True)
+        client.published(1)
+        slurm.up()
+        client.published(2)
+        until(lambda: len(slurm.jobs(name, "RUNNING")) == 3)  # those lost were replaced
+        assert client.process.poll() is None, client.process.communicate()[0]
+    finally:
+        client.process.kill()
+        slurm.up()
     told = client.process.communicate()[0]
     lost += 3
     until(lambda: not slurm.jobs(name), 180)  # workers do not outlive their client for long
@@ -87,12 +113,12 @@ def test_a_run_survives_all_that_a_cluster_does(
 
 
 def test_a_node_that_was_only_thought_lost(
-    slurm: Slurm, many: Sky, undisturbed: Path, tmp_path: Path
+    slurm: Slurm, many: Sky, passes: str, undisturbed: Path, tmp_path: Path
 ) -> None:
     """Its slurmd is killed; its job begins anew elsewhere while its worker goes on."""
     out = tmp_path / "run"
     profile, name = slurm.profile(tmp_path)
-    words = many.command(out, "--passes", "100", "--cluster", str(profile), rows=20)
+    words = many.command(out, "--passes", passes, "--cluster", str(profile), rows=20)
     client = Client(slurm, words, out, name)
     try:
         client.published(2)
@@ -114,13 +140,13 @@ def test_a_node_that_was_only_thought_lost(
 
 
 def test_submit_goes_on_until_it_is_done(
-    slurm: Slurm, many: Sky, undisturbed: Path, tmp_path: Path
+    slurm: Slurm, many: Sky, passes: str, undisturbed: Path, tmp_path: Path
 ) -> None:
     """The driver's walltime is shorter than the run."""
     out = tmp_path / "run"
     driver = '{walltime: "00:02:00", memory: 1 GiB}'
     profile, _ = slurm.profile(tmp_path, workers=1, driver=driver)
-    words = many.command(out, "--passes", "100", "--cluster", str(profile), rows=20)
+    words = many.command(out, "--passes", passes, "--cluster", str(profile), rows=20)
     words[words.index("run")] = "submit"
     done = call(words)
     assert done.returncode == 0, done.stderr
