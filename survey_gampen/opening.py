@@ -6,6 +6,7 @@ sense there is found out by botocore, in a dozen classes of errors and some plai
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -23,11 +24,32 @@ _LIBRARIES = ("botocore", "aiobotocore")
 _NO_ADDRESS = frozenset({"InvalidURL", "InvalidUrlClientError", "NonHttpUrlClientError"})
 
 
+#: Variables that name a store's address.
+_ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "FSSPEC_S3_ENDPOINT_URL")
+
+
+def check_endpoint() -> None:
+    """Refuse the address of a store that holds a password: libraries write it into their errors.
+
+    Raises
+    ------
+    InputError
+    """
+    for name in _ENDPOINTS:
+        if "@" in os.environ.get(name, "").partition("://")[2].partition("/")[0]:
+            raise InputError(
+                f"{name} holds a password: write https://HOST there, and give keys by AWS_PROFILE,"
+                " or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
+
+
 def open_filesystem(scheme: str, **options: Any) -> Any:
     """The fsspec file system of a kind of store (``s3``).
 
     Raises
     ------
+    InputError
+        The store's address holds a password.
     ImportError
         A package for it is missing.
     ValueError, TypeError
@@ -35,6 +57,7 @@ def open_filesystem(scheme: str, **options: Any) -> Any:
     """
     import fsspec
 
+    check_endpoint()
     return fsspec.filesystem(scheme, **FRESH, **options)
 
 

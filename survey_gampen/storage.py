@@ -26,7 +26,7 @@ from typing import Any
 
 from survey_gampen.addresses import refuse_secrets
 from survey_gampen.errors import InputError
-from survey_gampen.opening import FRESH
+from survey_gampen.opening import FRESH, check_endpoint
 
 #: Object stores that have a PUT on condition, and what has to be installed for them.
 SCHEMES = ("s3",)
@@ -68,6 +68,7 @@ def at(text: str | os.PathLike[str]) -> Path:
         raise InputError(
             f'{text}: install what object stores need: pip install "survey-gampen[remote]"'
         ) from None
+    check_endpoint()
     place: Path = UPath(f"{scheme}://{rest.rstrip('/')}", **FRESH)
     return place
 

@@ -100,6 +100,27 @@ def test_names_of_another_kind_are_refused_when_none_is_the_same(
     open_both("numbers.zarr", "numbers")  # of one kind: galaxies without an image are no error
 
 
+@pytest.mark.parametrize(
+    ("side", "said"),
+    [(239, None), (240, None), (200, "missing, padded"), (161, "more than half: no galaxy gets a")],
+)
+def test_images_smaller_than_the_frame_are_warned_of(
+    tmp_path: Path, make_catalog: Callable[..., Path], side: int, said: str | None
+) -> None:
+    stack(tmp_path / "ready.zarr", np.array([100, 101]), side)
+    settings = Settings(
+        catalog=str(make_catalog("numbers.parquet", 5)), images=str(tmp_path / "ready.zarr"),
+        out=str(tmp_path / "run"), band="g",
+    )  # fmt: skip
+    warnings = open_inputs(settings, RunDir(tmp_path / "run")).warnings()
+    assert len(warnings) == (said is not None)
+    assert said is None or said in warnings[0]
+    source = open_images(tmp_path / "ready.zarr", HSC, "g", 0.168)
+    (batch,) = source.cutouts(np.zeros(2), np.zeros(2), 239, [100, 101])
+    hopeless = said is not None and "no galaxy" in said
+    assert [bool(flags & Status.NO_DATA) for flags in batch.status] == [hopeless] * 2
+
+
 def test_small_images_are_padded_and_bad_pixels_flagged(tmp_path: Path) -> None:
     mask = np.zeros((2, 21, 21), np.int32)
     mask[1, 3, 4] = 4

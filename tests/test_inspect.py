@@ -207,7 +207,7 @@ def test_nobody_to_show(tiles: Path) -> None:
     checkpoint = make_checkpoint(tiny())
     nobody = contact.frames(open_images(tiles, SURVEY, "g", SCALE), checkpoint, some_rows([], []))
     assert nobody == []
-    assert contact.contact_sheet(nobody, checkpoint).startswith(b"\x89PNG")
+    assert contact.contact_sheet(nobody, checkpoint, "g").startswith(b"\x89PNG")
 
 
 def test_flags_fit_below_a_picture() -> None:

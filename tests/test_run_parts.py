@@ -12,8 +12,8 @@ from rich.console import Console
 from survey_gampen.errors import OutsideFault
 from survey_gampen.run import space
 from survey_gampen.run.measure import Measured
+from survey_gampen.run.partitioning import partition_rows, places
 from survey_gampen.run.progress import Meter, duration, size
-from survey_gampen.run.setup import partition_rows
 
 
 @pytest.mark.parametrize(
@@ -94,3 +94,11 @@ def test_numbers_as_people_say_them() -> None:
         "1.8 TB",
         "4.6 PB",
     ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "partitions", "batch", "computed"),
+    [(320, 1, 32, 336), (10, 1, 32, 32), (420, 48, 32, 1536), (0, 0, 32, 0), (64, 2, 32, 96)],
+)
+def test_padding_counts(rows: int, partitions: int, batch: int, computed: float) -> None:
+    assert places(rows, partitions, batch) == computed

@@ -285,6 +285,8 @@ def test_keys_that_are_missing_are_told_in_one_line(
         ({"AWS_ENDPOINT_URL": "http://[::1"}, "AWS_ENDPOINT_URL"),
         ({"AWS_ENDPOINT_URL": "ftp://example.org"}, "AWS_ENDPOINT_URL"),
         ({"AWS_ENDPOINT_URL": "http://me:endpoint-secret@127.0.0.1:987654"}, "AWS_ENDPOINT_URL"),
+        ({"AWS_ENDPOINT_URL": "http://me:endpoint-secret@127.0.0.1:9"}, "AWS_ENDPOINT_URL"),
+        ({"AWS_ENDPOINT_URL_S3": "http://me:endpoint-secret@127.0.0.1:9"}, "AWS_ENDPOINT_URL_S3"),
         ({"AWS_ENDPOINT_URL": "", "AWS_DEFAULT_REGION": "no region!"}, "AWS_REGION"),
         ({"AWS_RETRY_MODE": "sometimes"}, "AWS_"),
         ({"AWS_MAX_ATTEMPTS": "many"}, "AWS_"),

@@ -160,13 +160,15 @@ def _look(
     return seen, (there + 1) * size / 2 - 0.5  # -1 to 1 run from border to border of the image
 
 
-def contact_sheet(shown: Sequence[Frame], checkpoint: Checkpoint) -> bytes:
+def contact_sheet(shown: Sequence[Frame], checkpoint: Checkpoint, band: str | None) -> bytes:
     """Draw galaxies in a square of six by six or fewer.
 
     Parameters
     ----------
     shown : sequence of Frame
     checkpoint : Checkpoint
+    band : str or None
+        What to call the band that is drawn.
 
     Returns
     -------
@@ -186,8 +188,9 @@ def contact_sheet(shown: Sequence[Frame], checkpoint: Checkpoint) -> bytes:
         if shown:
             _ruler(axes[0], arch.size, arch.pixel_scale)
         one = "galaxy" if len(shown) == 1 else "galaxies"
+        of_band = f" in band {band}" if band else ""
         figure.suptitle(
-            f"{len(shown)} {one}, chosen at random: the pixels that the network gets, "
+            f"{len(shown)} {one}, chosen at random: the pixels that the network gets{of_band}, "
             f"{arch.size} pixels or {arch.size * arch.pixel_scale:.1f} arcsec a side",
             fontsize=9,
         )

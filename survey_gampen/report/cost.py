@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from survey_gampen.config import Settings
 from survey_gampen.model.checkpoint import Checkpoint
 from survey_gampen.posterior.settings import usable_cores
 from survey_gampen.run.measure import measure
+from survey_gampen.run.partitioning import partition_rows, places
 from survey_gampen.run.space import DROP_ABOVE, ROW_BYTES, cutout_bytes
 
 #: Dense bfloat16 products of an H100 SXM [operations/s], NVIDIA's data sheet of 2023, and the share
@@ -40,7 +42,7 @@ class Cost:
     seconds_per_galaxy : float
         Measured with one of them.
     seconds : float
-        Of all galaxies on this machine, all workers at once.
+        Of all galaxies on this machine, all workers at once, padding counted.
     flop_per_galaxy : float
         Of all passes of one galaxy.
     gpu_galaxies_per_second, gpu_hours : float
@@ -88,6 +90,10 @@ def estimate(settings: Settings, checkpoint: Checkpoint, rows: int, galaxies: in
     )
     device, each = str(found.engine["device"]), found.seconds_per_galaxy
     workers = 1 if device == "cuda" else max(1, cores // threads)
+    most = settings.partition_rows or partition_rows(found, rows, workers)
+    # A pixel has about half of the rows that it might have.
+    partitions = 1 if galaxies <= most else math.ceil(2 * galaxies / most)
+    computed = places(galaxies, partitions, int(found.engine["batch"])) if galaxies else 0
     flop = settings.passes * flop_per_pass(checkpoint)
     rate = 1 / each if device == "cuda" else GPU_SHARE * GPU_PEAK / flop
     arch = checkpoint.config
@@ -104,7 +110,7 @@ def estimate(settings: Settings, checkpoint: Checkpoint, rows: int, galaxies: in
         workers=workers,
         threads=threads,
         seconds_per_galaxy=each,
-        seconds=galaxies * each / workers,
+        seconds=computed * each / min(workers, partitions),
         flop_per_galaxy=flop,
         gpu_galaxies_per_second=rate,
         gpu_hours=galaxies / rate / 3600,

@@ -71,7 +71,7 @@ def main(settings: Settings, out: str | Path | None = None) -> int:
     cost = estimate(settings, inputs.checkpoint, found.rows, galaxies)
     pictures = {
         "sky.png": row_map(found),
-        "cutouts.png": contact.contact_sheet(shown, inputs.checkpoint),
+        "cutouts.png": contact.contact_sheet(shown, inputs.checkpoint, inputs.settings.band),
     }
     numbers = _numbers(inputs, found, cost, shown)
     text = json.dumps(numbers, indent=2) + "\n"

@@ -49,14 +49,27 @@ def check_leaves(run: RunDir, spec: RunSpec) -> None:
             f"{folder.name} is away: bring the catalogue back and run the same command again, or"
             f" tell where it is now by `survey-gampen run CATALOG --out {run.root}`"
         )
-    catalog = open_rows(record.folder, spec.settings, spec.survey)
+    try:
+        catalog = open_rows(record.folder, spec.settings, spec.survey)
+    except InputError as error:
+        raise InputError(
+            f"{error} (it was not so when the run was planned: put back what was there, or give"
+            " another --out)"
+        ) from error
     if catalog.identity() == spec.parts["catalogue"]:
         return
-    leaves = catalog.leaves
-    now = dict(zip(leaves.names, leaves.footers, strict=True)) if leaves else {}
-    leaf = changed_leaf(spec.catalog_path(run), now)
+    leaf = other_leaf(run, spec, catalog)
     said = f" ({leaf})" if leaf else ""
     raise InputError(
         f"{folder.name} has changed since the run was planned{said}: put back what was there, or"
         " give another --out"
     )
+
+
+def other_leaf(run: RunDir, spec: RunSpec, catalog: Catalog) -> str:
+    """Name a leaf that is not as it was at planning; empty where none is known."""
+    leaves = catalog.leaves
+    if leaves is None or read_record(spec.catalog_path(run)) is None:
+        return ""
+    now = dict(zip(leaves.names, leaves.footers, strict=True))
+    return changed_leaf(spec.catalog_path(run), now) or ""

@@ -37,7 +37,7 @@ from survey_gampen.run.measure import Measured, measure
 from survey_gampen.run.progress import Meter
 from survey_gampen.run.rows import check_leaves
 from survey_gampen.run.spec import RunSpec, read_spec, write_spec
-from survey_gampen.run.words import say, tell_end, tell_plan, warn
+from survey_gampen.run.words import say, tell_end, tell_plan, tell_time, warn
 from survey_gampen.signals import stop_run_in_order
 from survey_gampen.storage import at, remove_tree
 
@@ -91,8 +91,9 @@ def run(settings: Settings) -> int:
                 run_dir, inputs, rows, measured, profile.workers, staging, profile.walltime
             )
         inputs.source.close()
-        tell_plan(spec, profile.workers)
+        tell_plan(spec)
         if settings.plan_only:
+            tell_time(spec, profile.workers, spec.plan.rows, spec.plan.partitions)
             return 0
         return _finish(run_dir, spec, claim, profile, workers, cluster, warnings)
 
@@ -217,6 +218,8 @@ def _finish(
         skipped = set() if retry else given_up
         left = work.rows_left - (0 if retry else work.quarantined_rows)
         if left:
+            partitions_left = work.partitions - work.published - (0 if retry else work.quarantined)
+            tell_time(spec, profile.workers, left, partitions_left)
             before = 0 if retry else work.quarantined
             window = profile.window * profile.workers
             at_once = window * spec.plan.partition_rows

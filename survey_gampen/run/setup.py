@@ -20,16 +20,15 @@ from survey_gampen.config import Settings
 from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.images.base import ImageSource
 from survey_gampen.images.open import open_bands
-from survey_gampen.images.ready.group import ReadySource
-from survey_gampen.images.stack import StackedSource
 from survey_gampen.model.checkpoint import Checkpoint, load_checkpoint
 from survey_gampen.run.bands import with_bands
 from survey_gampen.run.folder import clear_plan
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.measure import Measured
-from survey_gampen.run.names import check_names
+from survey_gampen.run.partitioning import partition_rows
 from survey_gampen.run.plan import differences, fingerprint, make_plan, write_plan
-from survey_gampen.run.rows import open_rows
+from survey_gampen.run.ready import check_names, ready_one, too_small
+from survey_gampen.run.rows import open_rows, other_leaf
 from survey_gampen.run.space import DROP_ABOVE, cutout_bytes
 from survey_gampen.run.spec import PlanFacts, RunSpec, read_spec, write_spec
 from survey_gampen.survey import Survey, load_survey
@@ -38,14 +37,6 @@ from survey_gampen.survey import Survey, load_survey
 _FREE = ("cluster", "keep_cutouts", "images", "model")
 #: Settings that choose the rows: the catalogue's identity holds them, but can't name them.
 _CHOICES = ("select", "limit", "columns")
-
-#: A partition should take this long on its worker [s], and never less or more than these.
-TARGET_SECONDS, LEAST_SECONDS, MOST_SECONDS = 180.0, 60.0, 600.0
-#: And have so many batches where that may take longer: its last one is padded, by half on average,
-#: and its pixel has about half of the rows that it might have. So 1 in 32 of a CPU's time is lost.
-LEAST_BATCHES = 32
-#: And no longer than such a part of the job that its worker runs in.
-JOB_SHARE = 10.0
 
 
 @dataclass
@@ -71,7 +62,9 @@ class Inputs:
                 f"the model was trained on band {band}, the images are of {self.settings.band}:"
                 " its posteriors are not calibrated there"
             )
-        return said
+        ready = ready_one(self.source)
+        small = "" if ready is None else too_small(ready, self.checkpoint.config)
+        return [*said, small] if small else said
 
     def parts(self, precision: str) -> dict[str, Any]:
         """Return what the fingerprint is made of."""
@@ -107,9 +100,9 @@ def open_inputs(settings: Settings, run: RunDir) -> Inputs:
     catalog = open_rows(settings.catalog, settings, survey)
     scale = checkpoint.config.pixel_scale
     source = open_bands(settings.images, survey, settings.image_bands, scale, run.cache)
-    first = source.sources[0] if isinstance(source, StackedSource) else source
-    if isinstance(first, ReadySource):
-        check_names(catalog, first)
+    ready = ready_one(source)
+    if ready is not None:
+        check_names(catalog, ready)
     return Inputs(settings, catalog, survey, checkpoint, source)
 
 
@@ -146,7 +139,10 @@ def existing(run: RunDir, inputs: Inputs, staging: Path) -> RunSpec | None:
                 f"the images of {run.root} have changed since it was planned: to go on with those"
                 f" that are there now, `survey-gampen resume {run.root}`"
             )
+        new_rows = any(name.startswith("catalogue:") for name in found)
+        leaf = other_leaf(run, spec, inputs.catalog) if new_rows else ""
         said = "; ".join(found) or "the method of this version of survey-gampen"
+        said += f"; {leaf} is another" if leaf else ""
         raise InputError(
             f"{run.root} was begun with something else ({said}): go on with the same input and"
             " settings, or give another --out"
@@ -252,26 +248,6 @@ def plan(
     )
     write_spec(run, spec, staging)
     return spec
-
-
-def partition_rows(
-    measured: Measured, rows: int, workers: int, walltime: float | None = None
-) -> int:
-    """Return how many rows a partition should have: some minutes' work, whole batches.
-
-    A small catalogue is cut finer, down to a minute, so that each of several workers has several;
-    and where workers are jobs, each should do many before its own ends.
-    """
-    batch = int(measured.engine["batch"])
-    seconds = max(measured.seconds_per_galaxy, 1e-6)
-    wanted = max(TARGET_SECONDS, LEAST_BATCHES * batch * seconds)
-    if workers > 1:
-        wanted = min(wanted, rows * seconds / (4 * workers))
-    wanted = min(max(wanted, LEAST_SECONDS), MOST_SECONDS)
-    if walltime is not None:
-        wanted = min(wanted, walltime / JOB_SHARE)
-    wanted /= seconds
-    return max(1, round(wanted / batch)) * batch
 
 
 def begin(run: RunDir, spec: RunSpec, staging: Path) -> RunSpec:

@@ -59,11 +59,11 @@ ATTEMPTS = {Kind.UNREADABLE: 1, Kind.UNEXPECTED: 3, Kind.LOST: 5, Kind.OUTSIDE: 
 class Action(Enum):
     """What to do with a partition that failed."""
 
-    AGAIN = "again"
-    SMALLER = "again with half the batch"
-    QUARANTINE = "quarantine"
-    HOLD = "wait for the others"
-    STOP = "stop the run"
+    AGAIN = "it is tried again"
+    SMALLER = "it is tried again with half the batch"
+    QUARANTINE = "it is quarantined"
+    HOLD = "it is set aside until another one is published"
+    STOP = "the run stops"
 
 
 @dataclass

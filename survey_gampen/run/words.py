@@ -8,6 +8,7 @@ from rich.console import Console
 
 from survey_gampen.run import quarantine, space, todo
 from survey_gampen.run.layout import RunDir
+from survey_gampen.run.partitioning import places
 from survey_gampen.run.progress import duration, size
 from survey_gampen.run.spec import RunSpec, cut_lines
 
@@ -25,15 +26,11 @@ def warn(lines: Sequence[str]) -> None:
         say(f"warning: {line}")
 
 
-def tell_plan(spec: RunSpec, workers: int) -> None:
-    """Print the plan in numbers, and its cost."""
+def tell_plan(spec: RunSpec) -> None:
+    """Print the plan in numbers."""
     facts = spec.plan
     cutouts = facts.rows * space.cutout_of(spec)
     fate = "" if facts.keep_cutouts else " in all, dropped as they are used"
-    batch = spec.engine["batch"]
-    # The last batch of a partition is padded, by half of it on average.
-    places = max(facts.partitions * batch, facts.rows + facts.partitions * batch / 2)
-    seconds = places * facts.seconds_per_galaxy / max(1, min(workers, facts.partitions))
     draws = 6 * spec.settings.passes * facts.rows if spec.settings.keep_samples else 0
     for line in cut_lines(facts.rows_read, facts.lost, facts.rows):
         say(line)
@@ -47,6 +44,15 @@ def tell_plan(spec: RunSpec, workers: int) -> None:
     say(f"posteriors: {size(facts.rows * space.ROW_BYTES)}")
     if draws:
         say(f"samples: {size(draws)}")
+
+
+def tell_time(spec: RunSpec, workers: int, rows: int, partitions: int) -> None:
+    """Print how long so many workers take for so many rows in so many partitions."""
+    facts, batch = spec.plan, spec.engine["batch"]
+    seconds = places(rows, partitions, batch) * facts.seconds_per_galaxy
+    seconds /= max(1, min(workers, partitions))
+    if rows < facts.rows:
+        say(f"left: {rows} rows in {partitions} partition{'s' if partitions > 1 else ''}")
     say(
         f"time: about {duration(seconds)} with {workers} worker{'s' if workers > 1 else ''}"
         f" ({spec.engine['device']}, {spec.engine['precision']},"

@@ -148,8 +148,10 @@ class Population:
             )
         for band in bands[1:]:
             if not isinstance(others, dict) or band not in others:
+                there = ", ".join(others) if isinstance(others, dict) and others else "none"
                 raise InputError(
-                    f"{path} has no table [bands.{band}]: write one like those of hsc-wide"
+                    f"{path} has no table [bands.{band}] (besides {table['band']} there is"
+                    f" {there}): write one like those of hsc-wide"
                 )
             tomlfile.check_like({band: others[band]}, {band: known["r"]}, f"{path} [bands]")
         if bands[1:]:

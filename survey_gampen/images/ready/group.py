@@ -140,6 +140,12 @@ class ReadySource:
         return survey.zero_point, "survey"
 
     @property
+    def extent(self) -> tuple[float, float]:
+        """Width and height of an image [arcsec]."""
+        height, width = self._image.shape[-2:]
+        return width * self._own, height * self._own
+
+    @property
     def has_bands(self) -> bool:
         """Whether it says which bands its images are of."""
         return self._place is not None

@@ -80,7 +80,8 @@ class IndexedTiles:
 
     def describe(self) -> str:
         """One line: how many images of which band, and what was not used."""
-        words = [f"{self.index.num_rows} images in {self.files.address}"]
+        n = self.index.num_rows
+        words = [f"{n} image{'s' if n != 1 else ''} in {self.files.address}"]
         words += [f"band {self.band}"] if self.band else []
         words += [f"{self.pixel_scale:.4g} arcsec/px"]
         unused = {footprints.UNREADABLE: "unreadable", footprints.OTHER: "no image of the sky"}
