@@ -9,9 +9,9 @@ trained on the population that the galaxies come from, in favour of it.
     python benchmarks/alternatives.py --records FILE [--n 48] [--slow 12] [--minutes 60]
                                       [--json FILE] [--png FILE]
 
-None of them is needed by the package: ``pip install statmorph astrophot pysersic`` (written for
-0.7.2, 0.18.0 and 0.1.5). One that is missing is left out. Each fit goes to FILE (JSON lines) as it
-comes; the same command goes on with those that are missing.
+None of them is needed by the package: ``pip install scikit-image statmorph astrophot pysersic``
+(written for statmorph 0.7.2, AstroPhot 0.18.0, pysersic 0.1.5). One that is missing is left out.
+Each fit goes to FILE (JSON lines) as it comes; the same command goes on with those that are missing.
 """
 
 from __future__ import annotations
