@@ -11,7 +11,7 @@ trained on the population that the galaxies come from, in favour of it.
 
 None of them is needed by the package: ``pip install scikit-image statmorph astrophot pysersic``
 (written for statmorph 0.7.2, AstroPhot 0.18.0, pysersic 0.1.5). One that is missing is left out.
-Each fit goes to FILE (JSON lines) as it comes; the same command goes on with those that are missing.
+Each fit goes to FILE (JSON lines) as it comes; the same command goes on with what is missing.
 """
 
 from __future__ import annotations
