@@ -77,7 +77,8 @@ class Server:
         self._origin, self._timeout = _origin(url), (connect, silence)
         self._mine = threading.local()
         self._looked = secret is not None
-        self._known, self._refused = False, 0
+        self._known = False
+        self._guard = threading.Lock()
 
     def once(
         self, method: str, url: str, *, accept: tuple[int, ...] = (200,), **words: Any
@@ -102,14 +103,16 @@ class Server:
         InputError, OutsideFault
             The address is none; the host is unknown or not whom it claims to be.
         """
+        # Another thread may find the login while this one waits: then it was not sent here.
+        unasked = self._secret is None
         response = self._send(method, url, words)
         code = response.status_code
-        if code in (401, 403) and self._secret is None and self._log_in():
+        if code in (401, 403) and unasked and self._log_in():
             response.close()
             response = self._send(method, url, words)
             code = response.status_code
         if code in accept:
-            self._known, self._refused = True, 0
+            self._known, self._mine.refused = True, 0
             return response
         try:
             fault = self._fault(code, response)
@@ -133,8 +136,9 @@ class Server:
         """What an answer means that is none."""
         said = f"answers {code} {_phrase(code)}".strip()
         if code in DENIED and self._secret is not None and self._known:
-            self._refused += 1
-            if self._refused < _REFUSALS:
+            # Each thread counts its own, or those that ask at once would soon make a row.
+            self._mine.refused = getattr(self._mine, "refused", 0) + 1
+            if self._mine.refused < _REFUSALS:
                 return Transient(f"the server {said}")
         if code in DENIED:
             return Refused(self._denied(code), code)
@@ -158,8 +162,9 @@ class Server:
 
     def _log_in(self) -> bool:
         """Look for a login, once."""
-        if not self._looked:
-            self._looked, self._secret = True, login(self._service, self._url)
+        with self._guard:
+            if not self._looked:
+                self._looked, self._secret = True, login(self._service, self._url)
         return self._secret is not None
 
     def without_secret(self, text: str) -> str:
