@@ -77,7 +77,7 @@ class Server:
         self._origin, self._timeout = _origin(url), (connect, silence)
         self._mine = threading.local()
         self._looked = secret is not None
-        self._known = False
+        self._known, self._refused = False, 0
         self._guard = threading.Lock()
 
     def once(
@@ -112,7 +112,7 @@ class Server:
             response = self._send(method, url, words)
             code = response.status_code
         if code in accept:
-            self._known, self._mine.refused = True, 0
+            self._known, self._refused = True, 0
             return response
         try:
             fault = self._fault(code, response)
@@ -136,9 +136,8 @@ class Server:
         """What an answer means that is none."""
         said = f"answers {code} {_phrase(code)}".strip()
         if code in DENIED and self._secret is not None and self._known:
-            # Each thread counts its own, or those that ask at once would soon make a row.
-            self._mine.refused = getattr(self._mine, "refused", 0) + 1
-            if self._mine.refused < _REFUSALS:
+            self._refused += 1
+            if self._refused < _REFUSALS:
                 return Transient(f"the server {said}")
         if code in DENIED:
             return Refused(self._denied(code), code)
