@@ -104,13 +104,14 @@ class SodaServer:
     tract : Tract
     faults : list of str
         What happens to one cutout request after the other: "", ``503``, ``429``, ``short``
-        (fewer bytes than announced), ``junk``, ``401``, ``400`` (its page repeats the token),
+        (fewer bytes than announced), ``junk``, ``empty`` (a result of no bytes), ``204`` (nothing
+        there), ``401``, ``400`` (its page repeats the token),
         ``astray`` (the result is where nobody answers, and the token in its address),
         ``nonsense`` (no HTTP).
     tables : dict of str to str, optional
         What is wrong with the answers of ``tap`` (when it is asked for images) and of ``datalink``:
         ``error`` (one of their own, which repeats the token), ``page`` (no table, but the token),
-        ``bare`` (a table of nothing).
+        ``bare`` (a table of nothing), ``overflow`` (there are more rows).
     """
 
     token = "gt-abcdefghijklmnopqrstuv.wxyz0123456789ABCDEF"
@@ -203,7 +204,8 @@ class SodaServer:
                 content = server.tract.cut(patch, ra, dec, radius)
                 if content is None:
                     return self.reply(400, b"UsageError\nNo intersection between cutout and image")
-                server.results[number] = b"junk" if fault == "junk" else content
+                spoilt = {"junk": b"junk", "empty": b""}
+                server.results[number] = spoilt.get(fault, content)
                 tail = "?short" if fault == "short" else ""
                 where = f"http://127.0.0.1:{server.port(1)}/{number}{tail}"
                 return self.reply(303, Location=where)
@@ -273,5 +275,9 @@ class SodaServer:
         if kind == "bare":
             service = _SERVICE.partition("<GROUP")[0].format(id="cutout-sync-maskedimage")
             return f'{_HEAD}<RESOURCE type="results"/>{service}</RESOURCE></VOTABLE>'
+        if kind == "overflow":
+            table = f"<TABLE>{_FIELDS}<DATA><TABLEDATA></TABLEDATA></DATA></TABLE>"
+            status = '<INFO name="QUERY_STATUS" value="OVERFLOW"/>'
+            return f'{_HEAD}<RESOURCE type="results">{table}{status}</RESOURCE></VOTABLE>'
         said = f'<INFO name="QUERY_STATUS" value="ERROR">no, Bearer {self.token}</INFO>'
         return f'{_HEAD}<RESOURCE type="results">{said}</RESOURCE></VOTABLE>'

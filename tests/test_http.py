@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from traceback import TracebackException
 
@@ -180,3 +182,70 @@ def test_netrc_is_not_sent_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             assert Body(answer).read() == b"there"
         assert first.told
         assert not second.told
+
+
+class Doorkeeper:
+    """A server that four threads ask at once, and that wants a login."""
+
+    def __init__(self) -> None:
+        self.strange = 0
+        self.guard, self.here = threading.Lock(), threading.Event()
+        self.strangers = threading.Barrier(4)
+        keeper = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_: object) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                code = 200
+                if self.path != "/open":
+                    code = keeper.code(bool(self.headers.get("Authorization")))
+                self.send_response(code)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
+
+    def code(self, login: bool) -> int:
+        """Turn all strangers away: one at first, the others when that one has found its login."""
+        if not login:
+            with self.guard:
+                place, self.strange = self.strange, self.strange + 1
+            self.strangers.wait(20)
+            if place:
+                self.here.wait(20)
+            return 401
+        self.here.set()
+        time.sleep(0.2)
+        return 200
+
+    def close(self) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+
+def test_threads_that_ask_at_once_are_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asked before the login was known was not refused with it."""
+    monkeypatch.setenv("SURVEY_GAMPEN_TEST_USER", "me")
+    monkeypatch.setenv("SURVEY_GAMPEN_TEST_PASSWORD", "hunter2")
+    keeper = Doorkeeper()
+    server = Server("test", keeper.url)
+
+    def enter(_: int) -> int:
+        def attempt() -> int:
+            with server.once("GET", f"{keeper.url}/t") as answer:
+                return int(answer.status_code)
+
+        return Patience(10.0, 0.01, 0.02)("it", attempt)
+
+    try:
+        with server.once("GET", f"{keeper.url}/open"):  # it has let us in before
+            pass
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(enter, range(4))) == [200] * 4
+    finally:
+        keeper.close()

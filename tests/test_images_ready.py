@@ -11,7 +11,7 @@ import xarray as xr
 
 from survey_gampen import storage
 from survey_gampen.config import Settings
-from survey_gampen.errors import InputError
+from survey_gampen.errors import InputError, OutsideFault
 from survey_gampen.images.open import open_images
 from survey_gampen.images.ready.group import ReadySource
 from survey_gampen.images.status import Status
@@ -169,3 +169,15 @@ def test_what_lacks_something_is_refused(tmp_path: Path) -> None:
     named.to_zarr(str(tmp_path / "unitless.zarr"), zarr_format=3)
     with pytest.raises(InputError, match="pixel_scale"):
         open_images(tmp_path / "unitless.zarr", load_survey("generic"), "g", 0.168)
+
+
+def test_a_group_that_is_gone_is_none_of_empty_images(tmp_path: Path) -> None:
+    """Zarr makes zeros of chunks that are missing: those of a lost mount are nobody's pixels."""
+    stack(tmp_path / "ready.zarr", np.arange(2))
+    source = open_images(tmp_path / "ready.zarr", HSC, "g", 0.168)
+    (tmp_path / "ready.zarr").rename(tmp_path / "away")
+    with pytest.raises(OutsideFault, match="is gone: put it back, or mount it again"):
+        list(source.cutouts(np.zeros(2), np.zeros(2), SIZE, [0, 1]))
+    (tmp_path / "away").rename(tmp_path / "ready.zarr")
+    (batch,) = source.cutouts(np.zeros(2), np.zeros(2), SIZE, [0, 1])
+    assert not batch.status.any()

@@ -231,6 +231,60 @@ def test_a_tree_that_is_gone_is_no_empty_sky(tree, tmp_path, monkeypatch, place)
             gather(source, *positions_in((1, 1)), 11)
 
 
+def good(source, *patches: tuple[int, int]) -> bool:
+    """Whether the middles of some patches have an image."""
+    status = gather(source, *positions_in(*patches), 11)[1]
+    return bool((status & ~int(Status.BAD_PIXELS) == 0).all())
+
+
+@pytest.mark.parametrize("again", ["same", "another"])
+def test_a_server_that_lost_its_tree_for_a_while_loses_no_galaxy(tree, tmp_path, again) -> None:
+    """What it did not have meanwhile is asked for again: by the process that asked, by another."""
+    top = tmp_path / "pdr9_wide"
+    shutil.copytree(tree, top)
+    disk, away = top / "deepCoadd-results", tmp_path / "away"
+    with serving(top) as server:
+        source = open_images(server.url, HSC, "g", 15.0)
+        # The tree has just been seen to stand, for a patch that is not in the survey.
+        assert gather(source, *positions_in(MISSING), 11)[1].tolist() == [Status.NO_IMAGE]
+        disk.rename(away)
+        for _ in range(2):
+            with pytest.raises(OutsideFault, match="is gone: put it back, or mount it again"):
+                gather(source, *positions_in((1, 1)), 11)
+        away.rename(disk)
+        if again == "another":
+            source = open_images(server.url, HSC, "g", 15.0)
+        assert good(source, (1, 1))
+        asked = len(server.seen)
+        assert gather(source, *positions_in(MISSING), 11)[1].tolist() == [Status.NO_IMAGE]
+        assert len(server.seen) == asked  # that is still known
+
+
+def test_a_patch_that_went_for_a_while_is_not_lost(tree, tmp_path) -> None:
+    """It was there when it was looked for and not when it was downloaded."""
+    top = tmp_path / "pdr9_wide"
+    shutil.copytree(tree, top)
+    with serving(top) as server:
+        server.faults = [Fault("404", where="1,1.fits", methods=("GET",))]
+        with pytest.raises(OutsideFault, match=r"1,1\.fits is gone: put it back"):
+            gather(open_images(server.url, HSC, "g", 15.0), *positions_in((1, 1)), 11)
+        assert not server.faults
+        assert good(open_images(server.url, HSC, "g", 15.0), (1, 1))
+
+
+def test_a_patch_that_the_disk_does_not_give_is_not_missing(tree, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(places, "MANY", 1)
+    top = tmp_path / "pdr9_wide"
+    shutil.copytree(tree, top)
+    (path,) = (top / "deepCoadd-results/HSC-G" / str(TRACT) / "1,1").iterdir()
+    path.unlink()
+    path.symlink_to(path)  # which no system follows
+    source = open_images(top, HSC, "g", 15.0)
+    assert good(source, (0, 0))
+    with pytest.raises(UnreadableFile, match=r"1,1\.fits: cannot be read \(.*symbolic links"):
+        gather(source, *positions_in((1, 1)), 11)
+
+
 def test_a_broken_patch_concerns_its_own_galaxies(tree, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(places, "MANY", 1)
     top = tmp_path / "pdr9_wide"
@@ -280,6 +334,18 @@ def test_a_folder_of_a_server(tree, expected, tmp_path, ranges) -> None:
             got = gather(single, *positions_in((1, 1)), SIZE)
             wanted = gather(source, *positions_in((1, 1)), SIZE)
             assert np.array_equal(got[0], wanted[0])
+
+
+def test_a_broken_file_of_a_server_that_sends_whole_ones_is_told(tree, tmp_path) -> None:
+    """As one of a folder is: it keeps nobody from the others."""
+    shutil.copytree(tree, tmp_path / "t")
+    (tmp_path / "t" / "broken.fits").write_bytes(b"no FITS file" * 1000)
+    with serving(tmp_path / "t") as server:
+        server.ranges = False
+        source = open_images(f"{server.url}/", replace(HSC, tree={}, skymap={}), "g", 15.0)
+        (said,) = source.warnings
+        assert "broken.fits: its header cannot be read (is no FITS file" in said
+        assert good(source, (1, 1))
 
 
 def test_a_login_that_was_good_at_planning(tree, monkeypatch) -> None:

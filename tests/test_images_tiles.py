@@ -157,6 +157,21 @@ def test_status_bits(tmp_path, names) -> None:
     assert replaced.reshape(8, -1).sum(1).tolist()[:7] == [1, 1, 0, 0, 0, 1, 1]
 
 
+@pytest.mark.parametrize("compress", [False, True])
+def test_the_highest_plane_of_a_mask(tmp_path, compress) -> None:
+    """Its bit is the sign of the numbers that masks are stored as."""
+    mask = np.zeros((60, 60), np.int32)
+    mask[28, 30] = np.iinfo(np.int32).min
+    mask[33, 31] = 1 << 4
+    planes = {**PLANES, "BAD": 31}
+    write_tile(
+        tmp_path / "t.fits", noise((60, 60)), sky_wcs(), mask=mask, planes=planes, compress=compress
+    )
+    _, status, _, replaced = gather(open_images(tmp_path, SURVEY, "g"), *place(30.0, 30.0), SIZE)
+    assert status.tolist() == [Status.BAD_PIXELS]
+    assert np.argwhere(replaced[0]).tolist() == [[SIZE // 2 - 2, SIZE // 2]]
+
+
 def test_constant_image_is_a_bad_cutout(tmp_path) -> None:
     write_tile(tmp_path / "t.fits", np.zeros((80, 80), np.float32), sky_wcs())
     source = open_images(tmp_path, SURVEY, None, SCALE)

@@ -163,14 +163,18 @@ def test_a_wrong_file_is_not_kept(server, files, tmp_path) -> None:
     assert files.local("a/t.fits").read_bytes() == CONTENT
 
 
-def test_what_is_not_there_is_remembered(server, files, tmp_path) -> None:
-    with pytest.raises(FileNotFoundError):
-        files.local("a/none.fits")
-    assert not files.exists("a/none.fits")
+def test_what_is_not_there_is_remembered_once_it_is_certain(server, files, tmp_path) -> None:
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            files.local("a/none.fits")
+        assert not files.exists("a/none.fits")
+        assert not files.is_absent("a/none.fits")  # a server without its disk has none either
+    files.note_absent("a/none.fits")
     asked = len(server.seen)
-    assert not files.exists("a/none.fits")
-    assert not remote(server, tmp_path / "cache").exists("a/none.fits")  # another process
+    assert files.is_absent("a/none.fits")
+    assert remote(server, tmp_path / "cache").is_absent("a/none.fits")  # another process
     assert len(server.seen) == asked
+    assert not files.is_absent("a/t.fits")
     assert files.exists("a/t.fits")
     assert not [one for one in server.gets() if "t.fits" in one.path]  # not downloaded for that
 

@@ -102,6 +102,27 @@ def test_a_part_that_is_junk_is_asked_for_again(tract: Tract, junk: int) -> None
     assert np.array_equal(image[0], crop(tract.image, 350, 349, SIZE))
 
 
+@pytest.mark.parametrize("times", [1, 3])
+def test_an_answer_of_no_bytes_is_no_sky_without_images(tract: Tract, times: int) -> None:
+    ra, dec = tract.wcs.all_pix2world([200.0], [200.0], 0)
+    with SodaServer(tract, ["empty"] * times) as server:
+        image, status, note, _ = gather(source(server), ra, dec, SIZE)
+    if times == 1:
+        assert status[0] == 0, note[0]
+        assert np.array_equal(image[0], crop(tract.image, 200, 200, SIZE))
+    else:
+        assert status[0] == int(Status.BAD_CUTOUT)
+        assert "no image" in note[0]
+
+
+def test_the_code_for_no_pixels_there(tract: Tract) -> None:
+    ra, dec = tract.wcs.all_pix2world([200.0], [200.0], 0)
+    with SodaServer(tract, ["204"]) as server:
+        _, status, _, _ = gather(source(server), ra, dec, SIZE)
+        assert not server.faults
+    assert status[0] == int(Status.NO_IMAGE)
+
+
 def test_a_galaxy_whose_answer_is_junk_is_flagged(tract: Tract) -> None:
     ra, dec = tract.wcs.all_pix2world([200.0], [200.0], 0)
     with SodaServer(tract, ["junk"] * 3) as server:
@@ -116,6 +137,7 @@ def test_a_galaxy_whose_answer_is_junk_is_flagged(tract: Tract) -> None:
         ("tap", "error", "the query for images failed: no, Bearer \\.\\.\\."),
         ("tap", "page", "answers with no table"),
         ("tap", "bare", "answers with no table"),
+        ("tap", "overflow", "the query for images failed: there are more than the service tells"),
         ("datalink", "error", "the request for links failed: no, Bearer \\.\\.\\."),
         ("datalink", "page", "answers with no table"),
         ("datalink", "bare", "answers with no table"),
@@ -132,6 +154,20 @@ def test_tables_that_are_none_are_told_without_the_token(
         gather(source(server), ra, dec, SIZE)
     told = "".join(traceback.format_exception(caught.value))
     assert server.token not in told
+
+
+def test_galaxies_far_apart_are_asked_about_apart(tract: Tract) -> None:
+    """A field that held them all would have more coadds than a service tells."""
+    ra, dec = (np.atleast_1d(v) for v in tract.wcs.all_pix2world([200.0], [200.0], 0))
+    others = np.linspace(0, 360, 15, endpoint=False)
+    ra, dec = np.append(ra, others), np.append(dec, 40 * np.sin(others))
+    with SodaServer(tract) as server:
+        image, status, note, _ = gather(source(server), ra, dec, SIZE)
+        queries = [query for query in server.queries if "CIRCLE" in query]
+    radii = [float(query.partition("CIRCLE(")[2].split(",")[3].split(")")[0]) for query in queries]
+    assert max(radii) < 5.0
+    assert status.tolist() == [0] + [int(Status.NO_IMAGE)] * 15, note
+    assert np.array_equal(image[0], crop(tract.image, 200, 200, SIZE))
 
 
 def test_a_wrong_token(tract: Tract, monkeypatch: pytest.MonkeyPatch) -> None:

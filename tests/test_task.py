@@ -24,6 +24,7 @@ from survey_gampen.run.leaf import read_footer
 from survey_gampen.run.measure import Measured
 from survey_gampen.run.plan import Partition, read_plan
 from survey_gampen.run.scope import out_of_range
+from survey_gampen.run.spec import read_spec
 from survey_gampen.run.triage import TooLarge
 
 ENGINE = {"device": "cpu", "precision": "fp32", "batch": 8, "threads": 1}
@@ -189,3 +190,12 @@ def test_what_lies_outside_of_the_training() -> None:
     found = out_of_range(trained, 0.168, sky, psf, scale)
     assert found.tolist() == [False, True, True, True, False, False, True]
     assert not out_of_range({}, 0.168, sky[:5], psf[:5], scale[:5]).any()
+
+
+def test_images_that_are_gone_are_no_fault_of_a_partition(run: RunDir, tmp_path: Path) -> None:
+    """A worker that can't open what there was at planning stops; it quarantines nothing."""
+    spec = read_spec(run)
+    for gone in ("gone.zarr", "gone"):
+        lost = replace(spec, settings=replace(spec.settings, images=str(tmp_path / gone)))
+        with pytest.raises(OutsideFault, match="at planning there were"):
+            tools.source_of(run, lost)

@@ -78,6 +78,7 @@ class Server:
         self._mine = threading.local()
         self._looked = secret is not None
         self._known, self._refused = False, 0
+        self._guard = threading.Lock()
 
     def once(
         self, method: str, url: str, *, accept: tuple[int, ...] = (200,), **words: Any
@@ -102,9 +103,11 @@ class Server:
         InputError, OutsideFault
             The address is none; the host is unknown or not whom it claims to be.
         """
+        # Another thread may find the login while this one waits: then it was not sent here.
+        unasked = self._secret is None
         response = self._send(method, url, words)
         code = response.status_code
-        if code in (401, 403) and self._secret is None and self._log_in():
+        if code in (401, 403) and unasked and self._log_in():
             response.close()
             response = self._send(method, url, words)
             code = response.status_code
@@ -158,8 +161,9 @@ class Server:
 
     def _log_in(self) -> bool:
         """Look for a login, once."""
-        if not self._looked:
-            self._looked, self._secret = True, login(self._service, self._url)
+        with self._guard:
+            if not self._looked:
+                self._looked, self._secret = True, login(self._service, self._url)
         return self._secret is not None
 
     def without_secret(self, text: str) -> str:

@@ -48,17 +48,22 @@ def _open_source(run: RunDir, spec: RunSpec) -> ImageSource:
     Raises
     ------
     OutsideFault
-        Where they are others now: what comes of them would not be this run's.
+        Where they are others now, or gone: what comes of them would not be this run's.
     """
     settings = spec.settings
-    source = open_bands(
-        settings.images,
-        spec.survey,
-        settings.image_bands,
-        spec.model["pixel_scale"],
-        run.cache,
-        frozen=True,
-    )
+    try:
+        source = open_bands(
+            settings.images,
+            spec.survey,
+            settings.image_bands,
+            spec.model["pixel_scale"],
+            run.cache,
+            frozen=True,
+        )
+    except InputError as error:  # they were there at planning
+        raise OutsideFault(
+            f"{error} (at planning there were): put that right and run the same command again"
+        ) from error
     if source.inventory() != spec.parts["images"]:
         raise OutsideFault(
             f"{settings.images} has changed since the run was planned: go on with"

@@ -195,10 +195,12 @@ class Tile:
             if self._mask is not None:
                 mask = self._mask(*there)
                 mask = mask.astype(mask.dtype.newbyteorder("="))
+                if mask.dtype.kind == "i":  # the highest plane is the sign
+                    mask = mask.view(f"u{mask.itemsize}")
                 seen = int(np.bitwise_or.reduce(mask, axis=None))
                 for bit, planes in self._planes:
-                    if seen & planes:
-                        found |= ((mask & planes) != 0) * np.uint8(bit)
+                    if there_are := seen & planes:
+                        found |= ((mask & there_are) != 0) * np.uint8(bit)
             if variance is not None and self._variance is not None:
                 values = self._variance(*there).astype(np.float64)
                 values = 1.0 / values if self._invert else values

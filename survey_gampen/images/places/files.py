@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from survey_gampen.images.places.listing import FileFacts, find_files
+from survey_gampen.outside import outside_fault
 
 
 class Files(Protocol):
@@ -36,7 +37,15 @@ class Files(Protocol):
         ...
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
+        """Whether there is such a file now."""
+        ...
+
+    def is_absent(self, name: str) -> bool:
+        """Whether it was noted, not long ago, that there is no such file."""
+        ...
+
+    def note_absent(self, name: str) -> None:
+        """Note that there is no such file: not before the place itself was seen to stand."""
         ...
 
     def local(self, name: str) -> Path:
@@ -94,8 +103,22 @@ class LocalFiles:
         self.root = Path(address)
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
-        return (self.root / name).exists()
+        """Whether there is such a file now; of one that no system follows, its reader tells."""
+        try:
+            (self.root / name).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            if (fault := outside_fault(error, self.root / name)) is not None:
+                raise fault from error
+        return True
+
+    def is_absent(self, name: str) -> bool:
+        """Never: to look costs nothing."""
+        return False
+
+    def note_absent(self, name: str) -> None:
+        """Do nothing."""
 
     def local(self, name: str) -> Path:
         """Path of a file, whether it is there or not."""

@@ -126,16 +126,26 @@ class RemoteFiles:
         return self._ask(name, lambda: self.store.has_folder(name))
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file; what is not there is remembered."""
-        if name in self._absent:
-            return False
+        """Whether there is such a file now."""
         key = self._key(name)
         if self.cache.find(key) is not None:
             return True
-        if self.cache.is_absent(key) or self._ask(name, lambda: self.store.facts(name)) is None:
-            self._note_absent(name)
-            return False
-        return True
+        return self._ask(name, lambda: self.store.facts(name)) is not None
+
+    def is_absent(self, name: str) -> bool:
+        """Whether a process of the node noted, not long ago, that there is no such file."""
+        if name not in self._absent and self.cache.is_absent(self._key(name)):
+            self._absent.add(name)
+        return name in self._absent
+
+    def note_absent(self, name: str) -> None:
+        """Note that there is no such file, for all processes of the node.
+
+        A server that has lost its disk has no file at all, for a while; a note would outlive that.
+        So whoever notes looks first whether the place stands.
+        """
+        self._absent.add(name)
+        self.cache.note_absent(self._key(name))
 
     def local(self, name: str) -> Path:
         """The downloaded file.
@@ -153,11 +163,7 @@ class RemoteFiles:
         found = self.cache.find(key)
         if found is not None:
             return found
-        try:
-            return self.cache.add(key, lambda part: self._download(name, part))
-        except FileNotFoundError:
-            self._note_absent(name)
-            raise
+        return self.cache.add(key, lambda part: self._download(name, part))
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[BinaryIO | Path]:
@@ -204,10 +210,6 @@ class RemoteFiles:
         known = self.known.get(name)
         version = f"{known.size} {known.tag or known.mtime}" if known else ""
         return f"{version}\n{self.store.where(name)}"
-
-    def _note_absent(self, name: str) -> None:
-        self._absent.add(name)
-        self.cache.note_absent(self._key(name))
 
     def _facts(self, name: str) -> FileFacts:
         facts = self.known.get(name) or self._ask(name, lambda: self.store.facts(name))

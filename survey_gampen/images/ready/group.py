@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from survey_gampen import storage
 from survey_gampen.catalog.ids import id_key, is_number
-from survey_gampen.errors import GampenError, InputError, UnreadableFile
+from survey_gampen.errors import GampenError, InputError, OutsideFault, UnreadableFile
 from survey_gampen.generations import open_group
 from survey_gampen.images.base import BATCH, Cutouts, NoSuchBand
 from survey_gampen.images.pixels.finish import finish_into, native_size
@@ -217,6 +217,7 @@ class ReadySource:
                 image = self._read(self._image, rows)
                 mask = None if self._mask is None else self._read(self._mask, rows)
                 variance = None if self._variance is None else self._read(self._variance, rows)
+                self._see_that_it_stands()
         except (GampenError, MemoryError):
             raise
         except Exception as error:
@@ -249,6 +250,17 @@ class ReadySource:
         selection = (rows,) if array.ndim == 3 else (rows, self._place)
         found: NDArray[Any] = np.asarray(array.oindex[selection])
         return found
+
+    def _see_that_it_stands(self) -> None:
+        """A group that is gone, such as a lost mount, is none of empty images.
+
+        Looked at after reading: of a chunk that is missing Zarr makes zeros.
+        """
+        if not is_zarr(self.path):
+            raise OutsideFault(
+                f"{self.path} is gone: put it back, or mount it again, and run the same command"
+                " again"
+            )
 
     def close(self) -> None:
         """Nothing stays open."""

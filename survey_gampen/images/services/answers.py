@@ -34,7 +34,7 @@ class AnswerWriter:
     def add(self, place: int, part: int, tile: str, content: bytes, seen: Seen) -> None:
         """Keep an image of the galaxy at `place` of the request, cut from `tile`.
 
-        Whatever the order in which a galaxy's images come: they are read by `part`.
+        Whatever the order in which a galaxy's images come: they are read by `part`, then tile.
         """
         self._put(f"{len(self._images)}.fits", content)
         self._images.append((place, part, tile, seen.as_plain()))
@@ -85,7 +85,7 @@ class Answer:
         for number, (place, part, tile, seen) in enumerate(said["images"]):
             self._images[place].append((part, tile, seen, *members[f"{number}.fits"]))
         for images in self._images.values():
-            images.sort(key=lambda image: image[0])  # stable: as they came where equal
+            images.sort(key=lambda image: image[:2])  # the tile where the part is equal
 
     def images(self, place: int) -> list[tuple[str, bytes, Seen]]:
         """Tile, FITS file, and what its headers say, of each image of the galaxy at `place`."""

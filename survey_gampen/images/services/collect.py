@@ -16,11 +16,13 @@ from survey_gampen.images.pixels.planes import short_band
 from survey_gampen.images.pixels.single import Seen, look
 from survey_gampen.images.services.answers import AnswerWriter
 from survey_gampen.images.services.http import Manners
-from survey_gampen.net.waiting import Backoff, CutOff
+from survey_gampen.net.waiting import Backoff, CutOff, Transient
 from survey_gampen.survey import Survey
 
 #: A service may round a box up by so many pixels on each side.
 _ROUNDING = 4.0
+#: Bytes of a FITS record (FITS standard 4.0, section 3.1); the last may lack its padding.
+_BLOCK = 2880
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Member:
     wrong : str
         Why it cannot be what was asked for; else empty.
     part, parts : int
-        Which of its galaxy's members, the best first, and how many are known to be asked for.
+        Which of its galaxy's members, the best first, and how many were asked for; 0 where that is
+        not known: they are all that come before another galaxy's.
     """
 
     place: int | None
@@ -66,7 +69,7 @@ class Member:
     content: bytes
     wrong: str = ""
     part: int = 0
-    parts: int = 1
+    parts: int = 0
 
 
 class Service(Protocol):
@@ -85,7 +88,8 @@ class Service(Protocol):
     def send(self, ask: Ask, places: Sequence[int], backoff: Backoff) -> Iterator[Member]:
         """Ask once for some galaxies, in any order; those without an image have no member.
 
-        A galaxy may have several members, of one tile each; they come in order of `part`.
+        A galaxy may have several members, of one tile each; they come one after the other, in
+        order of `part`.
 
         Raises
         ------
@@ -128,9 +132,11 @@ def collect(
 ) -> None:
     """Ask until all is there.
 
-    What came whole is kept when an answer is cut off, and only the rest is asked for again. So it
-    is with wrong members: a galaxy is asked for again until each of its members was right once, and
-    one that has a wrong member every time is given up.
+    What came whole is kept when an answer is cut off, and only the rest is asked for again: also
+    the galaxy that came last, where the service does not tell how many members it has. So it is
+    with wrong members: a galaxy is asked for again until each of its members was right once, and
+    one that has a wrong member every time is given up, after some time: the service may have been
+    ill.
 
     Parameters
     ----------
@@ -156,6 +162,7 @@ def collect(
         whole: set[int] = set()
         wrong: dict[int, str] = {}
         stray = ""
+        last: int | None = None
         cut: CutOff | None = None
         before, places = len(kept), sorted(open_)
         try:
@@ -164,6 +171,9 @@ def collect(
                     stray = member.wrong or "a member that nobody asked for"
                     continue
                 place = member.place
+                if last is not None and last != place:
+                    whole.add(last)
+                last = None if member.parts else place
                 if (place, member.tile) not in kept:
                     seen: Seen | str = member.wrong or judge(
                         member.content, float(ask.ra[place]), float(ask.dec[place]), ask.half,
@@ -184,7 +194,8 @@ def collect(
             if len(kept) == before:
                 backoff.wait(cut)
             continue
-        backoff.progress()
+        if len(kept) > before:
+            backoff.progress()
         # The answer was whole: who is not in it has no image, unless a member went astray.
         again = wrong.keys() | (open_ if stray else set())
         for place in again:
@@ -192,6 +203,8 @@ def collect(
             if tries[place] >= service.manners.tries:
                 bad[place] = wrong.get(place, stray)
         open_ = {place for place in again if place not in bad}
+        if open_:
+            backoff.wait(Transient(stray or next(iter(wrong.values()))))
     to.finish(len(ask), bad)
 
 
@@ -212,11 +225,18 @@ def judge(
     try:
         with quiet(), fits.open(io.BytesIO(content)) as hdus:
             seen = look(hdus, "the answer", survey, band, scale)
-            if hdus[seen.group.image].data is None:
+            group = seen.group
+            planes = (group.image, group.mask, group.variance, group.invvar)
+            if any(hdus[plane].data is None for plane in planes if plane is not None):
                 return "the answer holds no pixels"
+            last = hdus.fileinfo(len(hdus) - 1)
     except Exception as error:  # FITS readers fail on a broken file with a dozen classes
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         return f"the answer is no image ({reason})"
+    # astropy ends the list of HDUs where it can't go on: without its mask, say.
+    end = last["datLoc"] + last["datSpan"]
+    if end - len(content) >= _BLOCK or content[end : end + 8] == b"XTENSION":
+        return "the answer is cut off"
     label, grid = seen.facts["band"], seen.grid
     if band and label and short_band(label) != short_band(band):
         return f"the answer is of band {label}, not {band}"

@@ -106,11 +106,9 @@ class Client(Server):
             backoff.wait(trouble)
 
     def fetch(self, method: str, url: str, backoff: Backoff, limit: int, **words: Any) -> bytes:
-        """Ask until a whole answer has come, of no more than `limit` bytes; empty if it is none."""
+        """Ask until a whole answer has come, of no more than `limit` bytes."""
         while True:
             with self.ask(method, url, backoff, **words) as response:
-                if response.status_code != 200:
-                    return b""
                 try:
                     content = Body(response).read(limit + 1)
                 except CutOff as error:

@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 from urllib.parse import urljoin
 
 import numpy as np
+from numpy.typing import NDArray
 
 from survey_gampen.errors import InputError
 from survey_gampen.images.pixels.grid import unit_vectors
@@ -45,6 +46,9 @@ _SODA = "ivo://ivoa.net/std/SODA#sync-1.0"
 #: Degrees around the galaxies in which coadds are looked for: other galaxies of the partition need
 #: no query of their own then.
 _FIELD = 0.3
+#: Galaxies farther from their middle, degrees, are asked about apart: a sparse catalogue's sixteen
+#: lie all over the sky, and no service tells all of its coadds at once.
+_WIDE = 3.0
 #: Answers of TAP and DataLink are tables of some hundred rows.
 _TABLE = 20_000_000
 _FITS = 50_000_000
@@ -92,7 +96,7 @@ class Soda:
 
     def send(self, ask: Ask, places: Sequence[int], backoff: Backoff) -> Iterator[Member]:
         """Ask for each galaxy, some at once; see :meth:`Service.send`."""
-        coadds = self._coadds(ask, backoff)
+        coadds = self._coadds(unit_vectors(ask.ra, ask.dec), ask.half, backoff)
         wanted = [
             (place, coadd, part, len(covering))
             for place in places
@@ -119,21 +123,27 @@ class Soda:
         words = {**parameters, "CIRCLE": circle}
         code, said = _NOTHING
         try:
-            content = self._client.fetch(
-                "GET", where, backoff, _FITS, params=words, accept=(200, code)
-            )
+            content = self._client.fetch("GET", where, backoff, _FITS, params=words)
         except Refused as refusal:
-            if said not in str(refusal).lower():
+            if refusal.status != code and said not in str(refusal).lower():
                 raise
             return None
-        return Member(place, coadd.name, content, part=part, parts=parts) if content else None
+        return Member(place, coadd.name, content, part=part, parts=parts)
 
-    def _coadds(self, ask: Ask, backoff: Backoff) -> list[Coadd]:
-        """Coadds around the galaxies."""
-        vectors = unit_vectors(ask.ra, ask.dec)
-        middle = vectors.mean(axis=0) / np.linalg.norm(vectors.mean(axis=0))
+    def _coadds(self, vectors: NDArray[np.float64], half: float, backoff: Backoff) -> list[Coadd]:
+        """Coadds around the galaxies, which lie along the sky."""
+        middle = vectors.mean(axis=0)
+        middle /= max(float(np.linalg.norm(middle)), 1e-9)  # opposite each other
         reach = float(np.degrees(np.arccos(np.clip(vectors @ middle, -1, 1))).max())
-        reach += ask.half * np.sqrt(2) / 3600
+        if reach > _WIDE and len(vectors) > 1:
+            half_way = len(vectors) // 2
+            found = {
+                coadd.links: coadd
+                for part in (vectors[:half_way], vectors[half_way:])
+                for coadd in self._coadds(part, half, backoff)
+            }
+            return sorted(found.values(), key=_by_name)
+        reach += half * np.sqrt(2) / 3600
         with self._lock:
             for (ra, dec, radius), coadds in self._fields.items():
                 apart = np.degrees(np.arccos(np.clip(unit_vectors(ra, dec) @ middle, -1, 1)))
@@ -149,6 +159,7 @@ class Soda:
         return coadds
 
     def _query(self, ra: float, dec: float, radius: float, backoff: Backoff) -> list[Coadd]:
+        from pyvo.dal.exceptions import DALQueryError
         from pyvo.dal.tap import TAPResults
 
         adql = (
@@ -162,17 +173,20 @@ class Soda:
         band, collection = self._band, self._collection
 
         def images(table: Any) -> list[tuple[str, Region | None, str]]:
+            rows = TAPResults(table)
+            if rows.query_status == "OVERFLOW":  # a galaxy on one of the others would have none
+                raise DALQueryError("there are more than the service tells at once")
             return [
                 (str(row["access_url"]), parse_region(str(row["s_region"])),
                  f"{band}-{row['lsst_tract']}-{row['lsst_patch']}-{collection}")
-                for row in TAPResults(table)
+                for row in rows
             ]  # fmt: skip
 
         found = self._understood(content, "the query for images", images)
         backoff.progress()
         base = f"{self._tap}/"
         coadds = [Coadd(name, urljoin(base, url), region) for url, region, name in found if region]
-        return sorted(coadds, key=lambda coadd: coadd.name)
+        return sorted(coadds, key=_by_name)
 
     def _service(self, coadd: Coadd, backoff: Backoff) -> tuple[str, dict[str, str]]:
         """Address and fixed parameters of a coadd's cutout service."""
@@ -239,6 +253,11 @@ class Soda:
     def describe(self) -> str:
         """One line."""
         return f"{self._product} of {self._collection}, band {self._band}, cut out by {self._tap}"
+
+
+def _by_name(coadd: Coadd) -> tuple[str, str]:
+    """An order that is always the same, whatever that of the service's rows."""
+    return coadd.name, coadd.links
 
 
 def _covering(coadds: Sequence[Coadd], ra: float, dec: float, half: float) -> list[Coadd]:

@@ -23,7 +23,7 @@ from astropy.io import fits
 
 from survey_gampen import commit, parquet, storage
 from survey_gampen.ahead import ahead
-from survey_gampen.errors import GampenError, OutsideFault
+from survey_gampen.errors import GampenError, OutsideFault, UnreadableFile
 from survey_gampen.images.pixels.grid import Grid, celestial_text, quiet
 from survey_gampen.images.pixels.planes import find_groups, psf_fwhm, unit_of
 from survey_gampen.images.places.files import Files, LocalFiles
@@ -170,6 +170,8 @@ def scan(files: Files, file: FileFacts) -> list[dict[str, Any]]:
     start, where = asdict(file), files.where(file.path)
     try:
         rows = _scan(files, file.path)
+    except UnreadableFile as error:  # downloaded whole, and no FITS file or shorter than it says
+        return [{**start, "kind": UNREADABLE, "why": str(error).removeprefix(f"{where}: ")}]
     except (GampenError, MemoryError):
         raise
     except Exception as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import lru_cache
@@ -35,8 +34,6 @@ from survey_gampen.survey import Survey
 
 #: A projection stretches distances from the tangent point: by 0.1 % at a tract's corner.
 _STRETCH = 1.01
-#: How often a place is looked at whether it is still there when files are missing, seconds.
-_LOOK = 60.0
 
 
 class TreeTiles:
@@ -71,7 +68,6 @@ class TreeTiles:
         self._names: dict[int, str | None] = {}
         self._used: dict[int, TileRow] = {}
         self._spelling: int | None = None
-        self._looked = -_LOOK
         self.row = lru_cache(maxsize=256)(self._read_row)
         self.grid = lru_cache(maxsize=256)(self._own_grid)
         self.outline = lru_cache(maxsize=1024)(self._outline)
@@ -189,25 +185,32 @@ class TreeTiles:
         spellings = list(enumerate(self.template.spellings(x, y, web)))
         if remote and self._spelling is not None:  # a release writes all of its patches alike
             spellings = [spellings[self._spelling]]
+        missing = []
         for word, (how, patch) in product(self.template.filters, spellings):
             name = self._layout.format(band=word, tract=tract, patch=patch)
+            if self.files.is_absent(name):
+                continue
             if self.files.exists(name):
                 self._spelling = how
                 return name
-        self._see_that_it_stands()
+            missing.append(name)
+        if missing:
+            self._see_that_it_stands()
+        for name in missing:
+            self.files.note_absent(name)
         return None
 
     def _see_that_it_stands(self) -> None:
-        """A tree that is gone as a whole, such as a lost mount, is no sky without images."""
-        now = time.monotonic()
-        if now - self._looked < _LOOK and isinstance(self.files, RemoteFiles):
-            return
+        """A tree that is gone as a whole, such as a lost mount, is no sky without images.
+
+        Looked at after each patch that is missing: else all that are asked for in between, which
+        a server without its disk does not have either, would count as not in the survey.
+        """
         if not is_there(self.files, self._fixed):
             raise OutsideFault(
                 f"{self.files.where(self._fixed)} is gone: put it back, or mount it again, and run "
                 "the same command again"
             )
-        self._looked = now
 
     def _read_row(self, number: int) -> TileRow:
         """What the headers of a patch tell.
