@@ -10,13 +10,15 @@ free. Whose root is first, is published; the root names the generation::
     NAME.zarr/GENERATION/...      the group
 
 A generation that no root names may still be in the making, so nobody else touches it. What is
-removed loses its root first: who reads finds afterwards, by :func:`check_generation`, whether what
-was read was whole (of a chunk that is missing, Zarr would make zeros).
+removed loses its root first, on a disk too: who reads finds afterwards, by
+:func:`check_generation`, whether what was read was whole (of a chunk that is missing, Zarr would
+make zeros).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -72,7 +74,10 @@ def publish_group(final: Path, write: commit.Writer, staging: Path) -> bool:
 
 
 def generation(path: Path) -> str:
-    """Name of the generation that counts now; empty where there are none, as on a disk.
+    """What tells the group that counts now from one that is published there later.
+
+    In an object store that is the name of its generation; on a disk, and for groups from before
+    there were generations, what will do: when its root was written, and nothing.
 
     Raises
     ------
@@ -80,7 +85,8 @@ def generation(path: Path) -> str:
         Nothing is published there.
     """
     if not storage.is_remote(path):
-        return ""
+        with (path / _ROOT).open("rb") as file:  # opening makes NFS ask the server again
+            return str(os.fstat(file.fileno()).st_mtime_ns)
     about = json.loads((path / _ROOT).read_text())
     return str(about.get("attributes", {}).get(_KEY, ""))
 
@@ -93,7 +99,11 @@ def check_generation(path: Path, name: str) -> None:
     FileNotFoundError
         It was removed.
     """
-    if generation(path) != name:
+    try:
+        whole = generation(path) == name
+    except FileNotFoundError:
+        whole = False
+    if not whole:
         raise FileNotFoundError(f"{path} was removed while it was read")
 
 

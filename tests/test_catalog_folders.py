@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +12,7 @@ import pytest
 from skies import patch_of_sky, write
 
 from survey_gampen.catalog import Catalog, footers, open_catalog
-from survey_gampen.errors import InputError
+from survey_gampen.errors import InputError, OutsideFault
 
 
 def rows_of(catalog: Catalog) -> pa.Table:
@@ -188,3 +190,23 @@ def test_identity_of_files_is_that_of_their_order(tmp_path: Path) -> None:
     assert open_catalog(parts(tmp_path / "b", *pieces)).identity() == one
     assert open_catalog(parts(tmp_path / "c", *pieces[::-1])).identity() != one
     assert pq.read_metadata(tmp_path / "a" / "000.parquet").num_rows == 30
+
+
+def test_no_folder_is_left_out_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows would be missing from a run that ends well."""
+    for number, name in enumerate("abc"):
+        parts(tmp_path / name, WHOLE.slice(30 * number, 30))
+    assert rows_of(open_catalog(tmp_path))["object_id"].to_pylist() == IDS
+    look, code = os.scandir, errno.EACCES
+
+    def refuse_b(path: str) -> object:
+        if Path(path).name == "b":
+            raise OSError(code, os.strerror(code), str(path))
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", refuse_b)
+    with pytest.raises(InputError, match="b can't be listed: Permission"):
+        open_catalog(tmp_path)
+    code = errno.ESTALE
+    with pytest.raises(OutsideFault, match="b: Stale"):
+        open_catalog(tmp_path)

@@ -15,6 +15,7 @@ from skytiles import SCALE, SURVEY, gather, noise, sky_wcs, write_tile
 from survey_gampen.errors import UnreadableFile
 from survey_gampen.images import Status, is_complete, open_cutouts, open_images, write_cutouts
 from survey_gampen.images.rounding import quanta, quantise
+from survey_gampen.run.groups import discard
 
 SIZE = 31
 N = 150
@@ -164,3 +165,20 @@ def test_memory_is_a_shard_and_not_the_partition(tmp_path, source, table) -> Non
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 0.5 * big.num_rows * 61 * 61 * 4
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_pixels_of_cutouts_that_were_removed_are_no_zeros(tmp_path, source, table, anew) -> None:
+    """Of a chunk that is missing Zarr makes zeros, and a worker given up for dead may read on."""
+    dest, staging = tmp_path / "o5-p1.zarr", tmp_path / "s"
+    write_cutouts(dest, source, table, SIZE, staging=staging, chunk=10)
+    store = open_cutouts(dest)
+    chunks = store.chunks(10)
+    next(chunks)
+    discard(dest, staging)
+    if anew:
+        write_cutouts(dest, source, table, SIZE, staging=staging, chunk=10)
+    with pytest.raises(FileNotFoundError, match="removed"):
+        next(chunks)
+    with pytest.raises(FileNotFoundError, match="removed"):
+        store.one(3)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from smallrun import Sky, call, rows, status, verb
 
+from survey_gampen.catalog.hats_out import leaf_path
 from survey_gampen.images.status import Status
 
 
@@ -51,6 +52,17 @@ def test_a_broken_tile_quarantines_its_partitions_and_resume_heals(tmp_path: Pat
     healed = verb("resume", out)
     assert healed.returncode == 0, healed.stderr
     assert rows(out).num_rows == table.num_rows
+    assert not list((out / "quarantine").iterdir())
+
+    # Who is killed right after a partition was published leaves its note; its cutouts stay.
+    kept = {path.stem for path in (out / "cutouts").iterdir()}
+    noted = report["quarantined"][0]["partition"]  # made with the images of today
+    gone = min(kept - {noted})
+    (out / "quarantine" / f"{noted}.json").write_text("{}")
+    norder, npix = map(int, gone[1:].split("-p"))
+    leaf_path(out / "posteriors", norder, npix).unlink()
+    assert verb("resume", out).returncode == 0
+    assert {path.stem for path in (out / "cutouts").iterdir()} == kept
     assert not list((out / "quarantine").iterdir())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,8 @@ from networks import TARGETS, make_checkpoint, make_images, tiny
 from survey_gampen.model.dropout import masks
 from survey_gampen.posterior import samples
 from survey_gampen.posterior.engine import Draws, Engine
+from survey_gampen.run.inference import Inference
+from survey_gampen.stages import Stages
 
 PASSES = 5
 
@@ -43,6 +47,20 @@ def test_round_trip_with_gaps_and_over_shards(tmp_path, monkeypatch, ids):
     np.testing.assert_allclose(physical, expected, rtol=5e-3, atol=2e-3)
     some = samples.read_samples(tmp_path / "o1-p2", slice(4, 6), slice(2, 3))[1]
     np.testing.assert_array_equal(some, physical[4:6, 2:3])
+
+
+def test_unsigned_ids_keep_all_their_digits(tmp_path):
+    """NumPy makes floats of a list that has both small integers and such above 2^63."""
+    ids = np.array([7, 2**63 + 1, 2**64 - 1], np.uint64)
+    spec = SimpleNamespace(fingerprint="f00d", model={"sha256": "beef"})
+    engine = SimpleNamespace(passes=PASSES, targets=TARGETS, seed=3)
+    store = SimpleNamespace(object_id=ids)
+    work = Inference(spec, engine, {}, None, store, None, None, Stages())
+    with samples.SampleWriter(tmp_path / "g", work.sample_facts()) as writer:
+        writer.write(np.arange(3), make_draws(3))
+    found = samples.read_samples(tmp_path / "g")[0]
+    assert found.dtype == np.uint64
+    assert found.tolist() == ids.tolist()
 
 
 def test_opens_with_xarray(tmp_path):

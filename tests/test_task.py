@@ -17,6 +17,7 @@ from survey_gampen.config import Settings
 from survey_gampen.errors import OutsideFault
 from survey_gampen.images.status import Status
 from survey_gampen.images.store import open_cutouts
+from survey_gampen.posterior import samples
 from survey_gampen.run import inference, setup, task, tools
 from survey_gampen.run.folder import folder
 from survey_gampen.run.layout import RunDir
@@ -24,7 +25,7 @@ from survey_gampen.run.leaf import read_footer
 from survey_gampen.run.measure import Measured
 from survey_gampen.run.plan import Partition, read_plan
 from survey_gampen.run.scope import out_of_range
-from survey_gampen.run.spec import read_spec
+from survey_gampen.run.spec import read_spec, write_spec
 from survey_gampen.run.triage import TooLarge
 
 ENGINE = {"device": "cpu", "precision": "fp32", "batch": 8, "threads": 1}
@@ -119,6 +120,36 @@ def test_a_smaller_batch_stands_in_the_footer(run: RunDir) -> None:
     task.infer_partition(run.root, partition, batch=4)
     footer = read_footer(leaf(run, partition))
     assert (footer["batch"], footer["partition"]) == ("4", partition.name)
+
+
+def test_draws_stay_until_others_can_follow_them(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leaf that they belong to stays as well where work is killed that does it again."""
+    spec = read_spec(run)
+    keeps = replace(spec, settings=replace(spec.settings, keep_samples=True))
+    write_spec(run, keeps, run.staging("solo"))
+    partition = max(plan(run), key=lambda p: p.rows)
+    group = run.sample_group(partition.name)
+    task.cut_partition(run.root, partition)
+    task.infer_partition(run.root, partition)
+    assert samples.fingerprint_of(group) == spec.fingerprint
+    later = replace(keeps, fingerprint="later", earlier=(spec.fingerprint,))
+    write_spec(run, later, run.staging("solo"))
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tools.Engine, "draws", die)
+        with pytest.raises(KeyboardInterrupt):
+            task.infer_partition(run.root, partition, again=True)
+    assert read_footer(leaf(run, partition))["fingerprint"] == spec.fingerprint
+    assert samples.fingerprint_of(group) == spec.fingerprint
+    assert task.infer_partition(run.root, partition, again=True)["published"]
+    assert read_footer(leaf(run, partition))["fingerprint"] == "later"
+    assert samples.fingerprint_of(group) == "later"
+    assert not list(run.staging("solo").iterdir())
 
 
 def test_memory_that_runs_out_is_named_so(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:

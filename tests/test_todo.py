@@ -11,7 +11,7 @@ import pytest
 
 from survey_gampen.catalog.hats_out import leaf_path, span
 from survey_gampen.images.status import Status
-from survey_gampen.run import todo
+from survey_gampen.run import quarantine, todo
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.plan import Partition, write_plan
 
@@ -58,6 +58,15 @@ def test_a_partition_whose_redo_failed_is_quarantined(run: RunDir) -> None:
 def test_a_note_that_outlived_the_success_counts_for_nothing(run: RunDir) -> None:
     work = todo.count(run, Spec(), names(2))
     assert (work.published, work.quarantined) == (3, 0)
+
+
+def test_such_a_note_goes(run: RunDir) -> None:
+    """Or `resume` would cut that partition's kept cutouts off."""
+    run.quarantine.mkdir()
+    for name in names(0, 2, 3):
+        run.quarantine_file(name).write_text("{}")
+    todo.clear_notes(run, Spec())
+    assert quarantine.names(run) == names(0, 3)
 
 
 @pytest.mark.parametrize(

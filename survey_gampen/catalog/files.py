@@ -20,6 +20,7 @@ from survey_gampen.addresses import is_address, is_web, join, shown
 from survey_gampen.ahead import ahead
 from survey_gampen.catalog.formats import table_format
 from survey_gampen.errors import InputError
+from survey_gampen.outside import outside_fault
 from survey_gampen.stores import Store, open_store, read_text
 
 #: Ends of the names of Parquet files.
@@ -172,10 +173,16 @@ class LocalFolder:
 
     def walk(self) -> list[str]:
         found: list[str] = []
-        for root, _, files in os.walk(self.path):
+        for root, _, files in os.walk(self.path, onerror=_raise):
             inner = Path(root).relative_to(self.path)
             found += [(inner / name).as_posix() for name in files]
         return found
+
+
+def _raise(error: OSError) -> None:
+    """Of a folder that can't be listed, the rows would be missing, and nobody would know."""
+    refusal = InputError(f"{error.filename} can't be listed: {error.strerror}")
+    raise outside_fault(error) or refusal from error
 
 
 class RemoteFile:

@@ -62,7 +62,7 @@ class Inference:
     def sample_facts(self) -> SampleFacts:
         """Return what the draws of this partition are draws of."""
         return SampleFacts(
-            object_id=self.store.object_id.tolist(),
+            object_id=self.store.object_id,  # no list: of large ones NumPy makes floats
             passes=self.engine.passes,
             targets=self.engine.targets,
             fingerprint=self.spec.fingerprint,

@@ -211,6 +211,7 @@ def _finish(
     """
     try:
         todo.check_published(run_dir, spec)
+        todo.clear_notes(run_dir, spec)
         if not spec.plan.keep_cutouts:
             todo.drop_cutouts(run_dir, again, run_dir.staging(claim.token))
         given_up = quarantine.names(run_dir)

@@ -209,16 +209,25 @@ def _write_both(
     """
     if spec.settings.keep_samples:
         group = run.sample_group(partition.name)
-        if group.exists() and samples.fingerprint_of(group) != spec.fingerprint:
-            discard(group, staging)
 
         def write_samples(folder: Path) -> None:
             with samples.SampleWriter(folder, work.sample_facts()) as sink:
                 write_leaf(path, work.schema, work.tables(sink))
 
-        publish_group(group, write_samples, staging)
+        if group.exists() and samples.fingerprint_of(group) != spec.fingerprint:
+            # They belong to a leaf that is published, so they stay until others can follow them.
+            with commit.in_staging(group, staging) as made:
+                write_samples(made)
+                discard(group, staging)
+                publish_group(group, partial(_move, made), staging)
+        else:
+            publish_group(group, write_samples, staging)
     if not path.exists():
         write_leaf(path, work.schema, work.tables(None))
+
+
+def _move(made: Path, staged: Path) -> None:
+    made.rename(staged)
 
 
 def _footer(spec: RunSpec, partition: Partition, engine: Engine) -> dict[str, str]:

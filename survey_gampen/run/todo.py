@@ -15,6 +15,7 @@ from survey_gampen import parquet
 from survey_gampen.catalog.hats_out import Pixel, leaf_path, published, span
 from survey_gampen.errors import InputError
 from survey_gampen.images.status import Status
+from survey_gampen.run import quarantine
 from survey_gampen.run.groups import discard, is_cut
 from survey_gampen.run.layout import RunDir
 from survey_gampen.run.leaf import read_footer
@@ -122,6 +123,16 @@ def drop_cutouts(run: RunDir, again: Collection[int], staging: Path) -> None:
         group = run.cutout_group(partition.name)
         if group.name in there and partition.index not in again and done.covers(partition):
             discard(group, staging)
+
+
+def clear_notes(run: RunDir, spec: RunSpec) -> None:
+    """Forget that partitions were given up which are published now: who was killed left a note."""
+    given_up = quarantine.names(run)
+    done = published(run.posteriors)
+    for partition in read_plan(run.plan) if given_up else ():
+        leaf = done.leaf_of(partition)
+        if partition.name in given_up and leaf and _of_today(run, spec, leaf):
+            quarantine.clear(run, partition)
 
 
 def check_published(run: RunDir, spec: RunSpec) -> None:
